@@ -1,0 +1,41 @@
+# Two commands set everything up: `make demo` and `make test`. Both make the environment first.
+
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+
+.PHONY: demo test lint bench clean help
+
+help:
+	@echo "make demo    the whole pipeline on the synthetic hand, live in the terminal"
+	@echo "make test    the whole suite"
+	@echo "make lint    ruff and mypy"
+	@echo "make bench   every benchmark of tools/bench (minutes; leave the machine alone meanwhile)"
+
+# DEMO_ARGS="--gestures LEFT --gestures OK" makes it shorter; `hgr demo --help` tells the rest.
+demo: $(READY)
+	$(BIN)/hgr demo $(DEMO_ARGS)
+
+test: $(READY)
+	$(BIN)/python -m pytest $(TEST_ARGS)
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(READY)
+	for name in latency hands cost process_speed same_events; do \
+		$(BIN)/python tools/bench/$$name.py || exit 1; \
+	done
+
+# An editable install with all extras, at the pinned versions; again when these files change.
+$(READY): pyproject.toml tools/constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "hgr-stream needs Python 3.11 or later; set PYTHON=")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c tools/constraints.txt -e '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) dist build .pytest_cache .ruff_cache .mypy_cache

@@ -1,0 +1,146 @@
+"""The configuration: one TOML file, typed; unknown keys and wrong types are refused by name.
+
+Every table below is a struct whose fields are the keys, with their units in the names and their
+defaults beside them; ``configs/`` holds a commented file for each device. A device's own options
+are checked by its driver (``hgr_drivers.registry``), since only the driver knows them.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Final, TypeVar
+
+import msgspec
+from msgspec import Meta
+
+DEFAULT_PORT: Final = 6450
+DEFAULT_ENDPOINT: Final = f"tcp://127.0.0.1:{DEFAULT_PORT}"
+T = TypeVar("T")
+
+ENDPOINT_VARIABLE: Final = "HGR_ENDPOINT"
+RUN_DIR_VARIABLE: Final = "HGR_RUN_DIR"
+
+Positive = Annotated[float, Meta(gt=0)]
+NotNegative = Annotated[float, Meta(ge=0)]
+Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+
+
+class ConfigError(ValueError):
+    """The configuration is wrong; the text names file, key and fault in one line."""
+
+
+class _Table(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """A TOML table: unknown keys are refused."""
+
+
+class Segmentation(_Table):
+    """How hand frames become windows (rate, size and hop come from the model)."""
+
+    max_gap_s: Positive = 0.25  #: longer without the hand: its track ends; shorter: interpolated
+    max_jump_m: Positive = 0.6  #: a palm that jumps farther in one frame is a glitch
+    max_age_s: Positive = 1.0  #: live frames older than this on arrival are dropped, and counted
+    max_hands: Annotated[int, Meta(ge=1, le=256)] = 64
+
+
+class Model(_Table):
+    """Which model runs: the name of a shipped one, or the path of a file."""
+
+    use: str = "leap"
+    threads: Annotated[int, Meta(ge=1, le=64)] = 1
+
+
+class Gateway(_Table):
+    """The public socket that applications subscribe to. Its port + 1 answers requests."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Meta(ge=1, le=65534)] = DEFAULT_PORT
+    queue: Annotated[int, Meta(ge=1)] = 4096  #: messages kept for a slow subscriber, then dropped
+
+
+class Supervisor(_Table):
+    """When a process counts as dead, and how often it may be started again."""
+
+    heartbeat_timeout_s: Positive = 5.0
+    start_timeout_s: Positive = 60.0
+    backoff_s: Positive = 0.5  #: doubled at each restart, up to backoff_max_s
+    backoff_max_s: Positive = 30.0
+    max_restarts: Annotated[int, Meta(ge=0)] = 10  #: within window_s; then it gives up, and says so
+    window_s: Positive = 300.0
+
+
+class Record(_Table):
+    """Record all topics from the start of the daemon; an empty path: do not."""
+
+    path: str = ""
+
+
+class Config(_Table):
+    """The whole file. ``devices`` maps a device's name on the stream to its table."""
+
+    name: Name = "default"  #: of this daemon; daemons of different names run side by side
+    devices: dict[Name, dict[str, Any]] = {}
+    segmentation: Segmentation = msgspec.field(default_factory=Segmentation)
+    model: Model = msgspec.field(default_factory=Model)
+    gateway: Gateway = msgspec.field(default_factory=Gateway)
+    supervisor: Supervisor = msgspec.field(default_factory=Supervisor)
+    record: Record = msgspec.field(default_factory=Record)
+    run_dir: str = ""  #: where the private sockets live; empty: see ``default_run_dir``
+
+
+def parse(text: str, source: str = "config") -> Config:
+    """TOML text -> Config; raises ConfigError naming the key and the fault."""
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{source}: not valid TOML: {error}") from None
+    return convert(data, Config, source)
+
+
+def convert(data: object, kind: type[T], source: str) -> T:
+    """Plain data -> a checked struct; raises ConfigError with the key's path in the file."""
+    try:
+        return msgspec.convert(data, kind)
+    except msgspec.ValidationError as error:
+        text = str(error).replace("Object contains unknown field", "unknown key")
+        raise ConfigError(f"{source}: {text.replace(' - at `$', ' - at `')}") from None
+
+
+def load(path: Path) -> Config:
+    """Read and check a TOML file; raises ConfigError."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from None
+    return parse(text, str(path))
+
+
+def default_run_dir(name: str = "default") -> Path:
+    """The private directory of a daemon's sockets: $HGR_RUN_DIR, the user's runtime directory, or
+    one under the temporary directory that only this user may enter."""
+    if given := os.environ.get(RUN_DIR_VARIABLE):
+        return Path(given)
+    if runtime := os.environ.get("XDG_RUNTIME_DIR"):
+        return Path(runtime) / "hgr-stream" / name
+    user = str(os.getuid()) if hasattr(os, "getuid") else os.environ.get("USERNAME", "user")
+    return Path(tempfile.gettempdir()) / f"hgr-stream-{user}" / name
+
+
+def run_dir(config: Config) -> Path:
+    """Where this daemon's private sockets live."""
+    return Path(config.run_dir) if config.run_dir else default_run_dir(config.name)
+
+
+def default_endpoint() -> str:
+    """The public socket that clients connect to: $HGR_ENDPOINT or loopback's default port."""
+    return os.environ.get(ENDPOINT_VARIABLE, DEFAULT_ENDPOINT)
+
+
+def has_ipc() -> bool:
+    """Whether ZeroMQ's ipc transport is there (not on Windows)."""
+    return sys.platform != "win32"

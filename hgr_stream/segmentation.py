@@ -1,0 +1,411 @@
+"""From hand frames to windows: hands are followed, resampled on a fixed clock, and cut.
+
+``Segmenter.push(frame) -> windows`` is the whole stage, and stream time its only clock:
+
+1. *Admission*: a frame that repeats, comes late or runs back in time is refused; so is a hand with
+   impossible joints. Each refusal is counted by name; the rest of the frame goes on.
+2. *Following*: a hand is known by the sensor's id; one that was lost and found under another id,
+   on the same side and close by, is the same hand. Each followed hand has a slot ("right",
+   "left", "right.2", ...), and each unbroken stretch of it is a track.
+3. *Resampling*: ticks at ``origin + k * step``, common to all hands of a device so that a worker
+   can batch them; joints interpolated linearly between the two samples around the tick. Causal: a
+   tick is given when the first sample at or after it has come. Any input rate, jitter and gaps up
+   to ``max_gap_s`` are bridged so; at a longer one the track ends.
+4. *Windows*: ``size`` ticks every ``hop`` ticks.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+
+import numpy as np
+
+from .config import Segmentation
+from .messages import Frame, Hand, Window, joint_bytes
+from .skeleton import MIDDLE_BASE, N_JOINTS, WRIST, Float32, Side, chirality
+
+#: Farther than this from the sensor's origin no hand is; glitch frames at 15 m were seen.
+MAX_COORDINATE_M: Final = 10.0
+#: Wrist to middle base of any hand, child to giant, with a sensor's error; millimetres fail it.
+PALM_RANGE_M: Final = (0.02, 0.25)
+#: A device's clock that steps back farther than this has been set anew (or a recording loops).
+BACKWARDS_RESET_NS: Final = 250_000_000
+#: After how many ticks of a track its chirality is held against its side.
+CHIRALITY_TICKS: Final = 50
+
+
+class WindowSpec(NamedTuple):
+    """What the model asks for: ticks a second, ticks in a window, ticks between windows."""
+
+    rate_hz: float
+    size: int
+    hop: int
+
+    @property
+    def step_ns(self) -> int:
+        """The fixed clock's period."""
+        return round(1e9 / self.rate_hz)
+
+
+@dataclass(slots=True)
+class _Track:
+    """One followed hand."""
+
+    slot: str
+    name: str
+    sensor_id: int
+    side: Side
+    next_tick_ns: int
+    time_ns: int  # of the last accepted sample
+    joints: Float32  # of the last accepted sample
+    ring: Float32  # the last `size` ticks, oldest first
+    filled: int = 0
+    fresh: int = 0  # ticks since the last window
+    seq: int = 0
+    last_tick_ns: int = 0
+    ticks: int = 0
+    chirality_sum: float = 0.0
+
+
+@dataclass(slots=True)
+class _Device:
+    """What is remembered of one device."""
+
+    boot_id: str
+    seq: int
+    time_ns: int
+    origin_ns: int
+    lossless: bool
+    tracks: dict[str, _Track] = field(default_factory=dict)
+    retired: set[str] = field(default_factory=set)  # boot ids that another one replaced
+    started: int = 0  # tracks so far, for their names
+
+
+class Segmenter:
+    """The segmentation stage: plain state, pushed frames, giving windows.
+
+    ``counts`` names everything refused, lost or mended; ``notices`` collects one-line messages
+    for people about things that want their attention (drained by the caller).
+    """
+
+    def __init__(self, spec: WindowSpec, options: Segmentation | None = None) -> None:
+        if spec.size < 1 or not 1 <= spec.hop <= spec.size or not 1 <= spec.rate_hz <= 1000:
+            raise ValueError(f"windows cannot be cut as {spec}")
+        self.spec = spec
+        self.options = options or Segmentation()
+        self.counts: Counter[str] = Counter()
+        self.notices: list[str] = []
+        self._devices: dict[str, _Device] = {}
+        self._step_ns = spec.step_ns
+        self._max_gap_ns = round(self.options.max_gap_s * 1e9)
+        self._max_age_ns = round(self.options.max_age_s * 1e9)
+
+    @property
+    def hands(self) -> int:
+        """How many hands are followed now."""
+        return sum(len(d.tracks) for d in self._devices.values())
+
+    def push(self, frame: Frame, now_ns: int | None = None) -> list[Window]:
+        """Windows that this frame made due, ended tracks first, then in the order of ticks.
+
+        ``now_ns``: host monotonic time; when given, a live frame sent longer than ``max_age_s``
+        ago is refused as stale (a backlog must not be recognised as if it were now).
+        """
+        out: list[Window] = []
+        device = self._admit(frame, now_ns, out)
+        if device is None:
+            return out
+        if frame.end:
+            self._end_all(frame.device, device, "end", out)
+            del self._devices[frame.device]
+            return out
+        self.counts["frames"] += 1
+        for slot, hand, joints in self._follow(frame, device):
+            track = device.tracks.get(slot)
+            if track is not None and frame.time_ns - track.time_ns > self._max_gap_ns:
+                self._end(frame.device, device, track, "gap", out)
+                track = None
+            if track is None:
+                device.tracks[slot] = self._start(frame, device, slot, hand, joints, out)
+            else:
+                track.sensor_id = hand.id
+                self._advance(frame, device, track, joints, out)
+        for track in list(device.tracks.values()):
+            if frame.time_ns - track.time_ns > self._max_gap_ns:
+                self._end(frame.device, device, track, "lost", out)
+        return out
+
+    def flush(self, device: str) -> list[Window]:
+        """End the tracks of a live device that has gone silent; it is known to this stage still.
+
+        The same windows come as when a later frame shows the gap, so that neither order of events
+        changes the result."""
+        state = self._devices.get(device)
+        out: list[Window] = []
+        if state is not None and not state.lossless:
+            self._end_all(device, state, "lost", out)
+        return out
+
+    def finish(self) -> list[Window]:
+        """End every track: there is no more input."""
+        out: list[Window] = []
+        for name, device in self._devices.items():
+            self._end_all(name, device, "end", out)
+        self._devices.clear()
+        return out
+
+    # -- admission ------------------------------------------------------------------------------
+
+    def _admit(self, frame: Frame, now_ns: int | None, out: list[Window]) -> _Device | None:
+        """The frame's device, or None when the frame is refused."""
+        device = self._devices.get(frame.device)
+        if device is None:
+            device = _Device(
+                frame.boot_id, frame.seq - 1, frame.time_ns - 1, frame.time_ns, frame.lossless
+            )
+            self._devices[frame.device] = device
+        elif frame.boot_id != device.boot_id:
+            if frame.boot_id in device.retired:
+                self._complain("conflicting", f"two publishers call themselves {frame.device}")
+                return None
+            self._end_all(frame.device, device, "restart", out)
+            self.counts["restarts"] += 1
+            device.retired.add(device.boot_id)
+            device.boot_id, device.seq = frame.boot_id, frame.seq - 1
+            device.time_ns, device.origin_ns = frame.time_ns - 1, frame.time_ns
+            device.lossless = frame.lossless
+        if frame.seq <= device.seq:
+            self.counts["duplicates"] += 1
+            return None
+        self.counts["lost"] += frame.seq - device.seq - 1
+        device.seq = frame.seq
+        if frame.end:
+            return device
+        if now_ns is not None and not frame.lossless and now_ns - frame.sent_ns > self._max_age_ns:
+            self.counts["stale"] += 1
+            return None
+        if frame.time_ns <= device.time_ns:
+            if device.time_ns - frame.time_ns < BACKWARDS_RESET_NS:
+                self.counts["time_backwards"] += 1
+                return None
+            self._complain("clock_resets", f"{frame.device}: time jumped back; hands start anew")
+            self._end_all(frame.device, device, "clock", out)
+            device.origin_ns = frame.time_ns
+        device.time_ns = frame.time_ns
+        return device
+
+    def _joints(self, device: str, hand: Hand) -> Float32 | None:
+        """The hand's joints, or None when they are impossible."""
+        joints = hand.array()
+        # max() hands NaN on, and no comparison with NaN is true: one pass finds all three faults.
+        if not np.abs(joints).max() < MAX_COORDINATE_M:
+            finite = bool(np.isfinite(joints).all())
+            reason = "absurd" if finite else "not_finite"
+            self._complain(
+                f"hands_{reason}",
+                f"{device}: a hand with joints "
+                + (f"over {MAX_COORDINATE_M:g} m away" if finite else "that are not numbers"),
+            )
+            return None
+        wrist, middle = joints[WRIST], joints[MIDDLE_BASE]
+        length = math.dist(wrist.tolist(), middle.tolist())
+        if not PALM_RANGE_M[0] < length < PALM_RANGE_M[1]:
+            self._complain(
+                "hands_absurd",
+                f"{device}: a hand of {length:.3g} m from wrist to middle base; "
+                "are its joints in metres?",
+            )
+            return None
+        return joints
+
+    # -- following ------------------------------------------------------------------------------
+
+    def _follow(self, frame: Frame, device: _Device) -> list[tuple[str, Hand, Float32]]:
+        """The frame's good hands with the slot that each belongs to."""
+        good = [(h, j) for h in frame.hands if (j := self._joints(frame.device, h)) is not None]
+        by_id = {track.sensor_id: track for track in device.tracks.values()}
+        followed: list[tuple[str, Hand, Float32]] = []
+        taken: set[str] = set()
+        strangers: list[tuple[Hand, Float32]] = []
+        for hand, joints in good:
+            track = by_id.get(hand.id)
+            if track is None or track.slot in taken:
+                strangers.append((hand, joints))
+            elif self._jumped(track, joints) and frame.time_ns - track.time_ns <= self._max_gap_ns:
+                self.counts["hands_jumped"] += 1  # a glitch; if it stays there, its track ends
+                taken.add(track.slot)
+            else:
+                followed.append((track.slot, hand, joints))
+                taken.add(track.slot)
+        for hand, joints in strangers:
+            slot = self._readopt(device, hand, joints, taken, frame.time_ns)
+            if slot is None:
+                limit = self.options.max_hands
+                if len(device.tracks.keys() | taken) >= limit:
+                    self._complain("hands_too_many", f"{frame.device}: more than {limit} hands")
+                    continue
+                slot = _free_slot(hand.side, device.tracks.keys() | taken)
+            followed.append((slot, hand, joints))
+            taken.add(slot)
+        return followed
+
+    def _jumped(self, track: _Track, joints: Float32) -> bool:
+        a, b = track.joints[MIDDLE_BASE], joints[MIDDLE_BASE]
+        limit = self.options.max_jump_m
+        return math.dist(a.tolist(), b.tolist()) > limit
+
+    def _readopt(
+        self, device: _Device, hand: Hand, joints: Float32, taken: set[str], time_ns: int
+    ) -> str | None:
+        """The slot of a hand that was lost just now and is found under another id."""
+        best: tuple[float, str] | None = None
+        for track in device.tracks.values():
+            if track.slot in taken or track.side != hand.side:
+                continue
+            if time_ns - track.time_ns > self._max_gap_ns or self._jumped(track, joints):
+                continue
+            distance = math.dist(track.joints[WRIST].tolist(), joints[WRIST].tolist())
+            if best is None or distance < best[0]:
+                best = (distance, track.slot)
+        if best is None:
+            return None
+        self.counts["ids_changed"] += 1
+        return best[1]
+
+    # -- resampling and windows -----------------------------------------------------------------
+
+    def _start(
+        self,
+        frame: Frame,
+        device: _Device,
+        slot: str,
+        hand: Hand,
+        joints: Float32,
+        out: list[Window],
+    ) -> _Track:
+        device.started += 1
+        ticks_before = -((device.origin_ns - frame.time_ns) // self._step_ns)
+        track = _Track(
+            slot=slot,
+            name=f"{device.boot_id}.{device.started}",
+            sensor_id=hand.id,
+            side=hand.side,
+            next_tick_ns=device.origin_ns + ticks_before * self._step_ns,
+            time_ns=frame.time_ns,
+            joints=joints,
+            ring=np.zeros((self.spec.size, N_JOINTS, 3), dtype=np.float32),
+        )
+        self.counts["tracks"] += 1
+        if track.next_tick_ns == frame.time_ns:
+            self._tick(frame, track, joints, out)
+        return track
+
+    def _advance(
+        self, frame: Frame, device: _Device, track: _Track, joints: Float32, out: list[Window]
+    ) -> None:
+        """Take the next sample of a track and give the ticks between it and the one before."""
+        while track.next_tick_ns <= frame.time_ns:
+            fraction = (track.next_tick_ns - track.time_ns) / (frame.time_ns - track.time_ns)
+            if fraction >= 1.0:
+                self._tick(frame, track, joints, out)
+            else:
+                between = track.joints + np.float32(fraction) * (joints - track.joints)
+                self._tick(frame, track, between, out)
+        track.time_ns, track.joints = frame.time_ns, joints
+
+    def _tick(self, frame: Frame, track: _Track, joints: Float32, out: list[Window]) -> None:
+        size, hop = self.spec.size, self.spec.hop
+        ring = track.ring
+        if size > 1:
+            ring[:-1] = ring[1:]
+        ring[-1] = joints
+        track.last_tick_ns = track.next_tick_ns
+        track.next_tick_ns += self._step_ns
+        track.filled = min(track.filled + 1, size)
+        track.fresh += 1
+        track.ticks += 1
+        if track.ticks <= CHIRALITY_TICKS:
+            self._check_chirality(frame.device, track, joints)
+        if track.filled == size and track.fresh >= hop:
+            out.append(
+                Window(
+                    device=frame.device,
+                    hand=track.slot,
+                    side=track.side,
+                    track=track.name,
+                    seq=track.seq,
+                    time_ns=track.last_tick_ns,
+                    step_ns=self._step_ns,
+                    new=track.fresh,
+                    joints=joint_bytes(ring),
+                    frame_seq=frame.seq,
+                    frame_time_ns=frame.time_ns,
+                    frame_sent_ns=frame.sent_ns,
+                    lossless=frame.lossless,
+                )
+            )
+            track.seq += 1
+            track.fresh = 0
+
+    def _check_chirality(self, device: str, track: _Track, joints: Float32) -> None:
+        """Tell once when a track looks like the other hand: a flipped axis ruins recognition."""
+        track.chirality_sum += float(np.sign(chirality(joints)))
+        if track.ticks == CHIRALITY_TICKS and track.side != "unknown":
+            right = track.chirality_sum > 0.6 * CHIRALITY_TICKS
+            left = track.chirality_sum < -0.6 * CHIRALITY_TICKS
+            if (track.side == "left" and right) or (track.side == "right" and left):
+                self._complain(
+                    "chirality",
+                    f"{device}: a {track.side} hand has the shape of the other one; "
+                    "is an axis flipped, or the image mirrored?",
+                )
+
+    # -- endings --------------------------------------------------------------------------------
+
+    def _end(
+        self, name: str, device: _Device, track: _Track, reason: str, out: list[Window]
+    ) -> None:
+        """Close a track. Its stamps depend on its own samples alone, not on who found it gone."""
+        del device.tracks[track.slot]
+        self.counts[f"tracks_ended_{reason}"] += 1
+        known_ns = self._max_gap_ns if reason in ("lost", "gap") else 0
+        out.append(
+            Window(
+                device=name,
+                hand=track.slot,
+                side=track.side,
+                track=track.name,
+                seq=track.seq,
+                time_ns=track.last_tick_ns,
+                step_ns=self._step_ns,
+                new=0,
+                joints=b"",
+                frame_seq=device.seq,
+                frame_time_ns=track.time_ns + known_ns,
+                ended=reason,
+                lossless=device.lossless,
+            )
+        )
+
+    def _end_all(self, name: str, device: _Device, reason: str, out: list[Window]) -> None:
+        for track in list(device.tracks.values()):
+            self._end(name, device, track, reason, out)
+
+    def _complain(self, count: str, text: str) -> None:
+        """Count a fault; tell of it the first time and then at every tenfold."""
+        self.counts[count] += 1
+        n = self.counts[count]
+        if n == 10 ** (len(str(n)) - 1):
+            self.notices.append(text if n == 1 else f"{text} ({n} times so far)")
+
+
+def _free_slot(side: Side, used: set[str]) -> str:
+    if side not in used:
+        return side
+    n = 2
+    while f"{side}.{n}" in used:
+        n += 1
+    return f"{side}.{n}"

@@ -1,0 +1,18 @@
+"""Shared fixtures: the real recordings, where they are, and clean run directories."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The real research recordings beside the repository; they are not part of it."""
+    path = ROOT.parent / "shared" / "data"
+    if not path.is_dir():
+        pytest.skip(f"needs the research recordings in {path} (see the README: data)")
+    return path

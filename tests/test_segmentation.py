@@ -1,0 +1,290 @@
+"""The segmentation stage: rates, jitter, gaps, lost hands, and every bad input."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hgr_stream.config import Segmentation
+from hgr_stream.messages import Frame, Hand, Window, joint_bytes
+from hgr_stream.segmentation import Segmenter, WindowSpec
+from tests.hands import MS, frame, hand_joints
+
+SPEC = WindowSpec(25.0, 1, 1)
+STEP = SPEC.step_ns
+
+
+def run(frames: list[Frame], spec: WindowSpec = SPEC, **options: float) -> tuple:
+    segmenter = Segmenter(spec, Segmentation(**options))  # type: ignore[arg-type]
+    windows = [w for f in frames for w in segmenter.push(f)]
+    return segmenter, windows
+
+
+def moving(
+    n: int, rate_hz: float, *, jitter: float = 0.0, speed: float = 0.1, seed: int = 0
+) -> list[Frame]:
+    """A hand that moves along x at ``speed`` m/s, sampled with jitter."""
+    rng = np.random.default_rng(seed)
+    times = (np.arange(n) + rng.uniform(-jitter, jitter, n) / 2) / rate_hz
+    times -= times[0]
+    return [frame(i, round(t * 1e9), hand_joints(x=float(speed * t))) for i, t in enumerate(times)]
+
+
+def ticks(windows: list[Window]) -> list[int]:
+    return [w.time_ns for w in windows if not w.ended]
+
+
+@pytest.mark.parametrize("rate_hz", [15.0, 20.0, 30.0, 50.0, 60.0, 110.0, 240.0])
+@pytest.mark.parametrize("jitter", [0.0, 0.6])
+def test_any_rate_becomes_the_fixed_clock(rate_hz: float, jitter: float) -> None:
+    frames = moving(round(4 * rate_hz), rate_hz, jitter=jitter)
+    _, windows = run(frames)
+    times = ticks(windows)
+    assert times == [k * STEP for k in range(len(times))]
+    assert times[-1] <= frames[-1].time_ns < times[-1] + STEP
+    # Linear motion survives linear interpolation, whatever the jitter.
+    x = np.array([w.array()[0, 0, 0] for w in windows])
+    np.testing.assert_allclose(x, 0.1 * np.array(times) / 1e9, atol=2e-6)
+
+
+def test_a_tick_is_given_by_the_first_frame_at_or_after_it() -> None:
+    frames = [frame(i, t * MS, hand_joints()) for i, t in enumerate([0, 30, 39, 40, 70, 95])]
+    segmenter = Segmenter(SPEC)
+    given = [[w.time_ns // MS for w in segmenter.push(f)] for f in frames]
+    assert given == [[0], [], [], [40], [], [80]]
+
+
+def test_windows_of_size_every_hop() -> None:
+    frames = moving(101, 100.0)
+    _, windows = run(frames, WindowSpec(50.0, 8, 4))
+    step = 20 * MS
+    assert [w.time_ns for w in windows] == [(7 + 4 * k) * step for k in range(11)]
+    assert [w.seq for w in windows] == list(range(11))
+    assert [w.new for w in windows] == [8] + [4] * 10
+    assert all(w.array().shape == (8, 22, 3) for w in windows)
+    np.testing.assert_array_equal(windows[1].array()[:4], windows[0].array()[4:])
+
+
+def test_short_gap_is_bridged_and_a_long_one_ends_the_track() -> None:
+    times = [0, 40, 80, 280, 320]  # 200 ms without a frame
+    _, windows = run([frame(i, t * MS, hand_joints(0.001 * t)) for i, t in enumerate(times)])
+    assert [t // MS for t in ticks(windows)] == list(range(0, 321, 40))
+    assert len({w.track for w in windows}) == 1
+    times = [0, 40, 80, 400, 440]  # 320 ms
+    segmenter, windows = run([frame(i, t * MS, hand_joints()) for i, t in enumerate(times)])
+    assert [(w.ended, w.time_ns // MS) for w in windows] == [
+        ("", 0), ("", 40), ("", 80), ("gap", 80), ("", 400), ("", 440),
+    ]  # fmt: skip
+    assert len({w.track for w in windows}) == 2
+    assert segmenter.counts["tracks_ended_gap"] == 1
+
+
+def test_lost_hand_is_told_once_while_frames_go_on() -> None:
+    frames = [frame(i, i * 40 * MS, hand_joints() if i < 5 else None) for i in range(20)]
+    segmenter, windows = run(frames)
+    ended = [w for w in windows if w.ended]
+    assert [(w.ended, w.time_ns // MS, w.frame_time_ns // MS) for w in ended] == [
+        ("lost", 160, 410)
+    ]
+    assert segmenter.hands == 0
+
+
+def test_silence_flushed_gives_the_same_ending_as_a_later_frame() -> None:
+    frames = [frame(i, i * 40 * MS, hand_joints(), lossless=False) for i in range(5)]
+    by_silence = Segmenter(SPEC)
+    for f in frames:
+        by_silence.push(f)
+    by_frame = Segmenter(SPEC)
+    for f in frames:
+        by_frame.push(f)
+    later = by_frame.push(frame(5, 2000 * MS, None, lossless=False))
+    for a, b in zip(by_silence.flush("test"), later, strict=True):
+        b.frame_seq = a.frame_seq
+        assert a == b
+
+
+def test_a_hand_found_under_another_id_is_the_same_track() -> None:
+    frames = [
+        frame(
+            i, i * 10 * MS, None if 20 <= i < 30 else hand_joints(0.001 * i), hand_id=3 + (i > 25)
+        )
+        for i in range(60)
+    ]
+    segmenter, windows = run(frames)
+    assert len({w.track for w in windows}) == 1
+    assert segmenter.counts["ids_changed"] == 1
+    assert not [w for w in windows if w.ended]
+
+
+def test_the_other_hand_is_not_readopted() -> None:
+    frames = [frame(i, i * 10 * MS, hand_joints(), hand_id=1) for i in range(10)]
+    frames += [
+        frame(i, i * 10 * MS, hand_joints(side="left"), hand_id=2, side="left")
+        for i in range(10, 60)
+    ]
+    _, windows = run(frames)
+    assert {w.hand for w in windows} == {"right", "left"}
+    assert [w.ended for w in windows if w.hand == "right" and w.ended] == ["lost"]
+
+
+def test_many_hands_have_their_own_slots() -> None:
+    hands = [Hand(i, "right", joint_bytes(hand_joints(x=0.3 * i))) for i in range(5)]
+    _, windows = run([frame(i, i * 40 * MS, hands) for i in range(3)])
+    assert {w.hand for w in windows} == {"right", "right.2", "right.3", "right.4", "right.5"}
+    for w in windows:
+        k = int(w.hand.partition(".")[2] or 1) - 1
+        assert w.array()[0, 0, 0] == pytest.approx(0.3 * k, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "count"),
+    [
+        (lambda j: np.full_like(j, np.nan), "hands_not_finite"),
+        (lambda j: np.where(np.arange(22)[:, None] == 9, np.inf, j), "hands_not_finite"),
+        (lambda j: j + 15.0, "hands_absurd"),
+        (lambda j: j * 1000.0, "hands_absurd"),
+        (lambda j: j * 1e-3, "hands_absurd"),
+        (lambda j: j + 2.0, "hands_jumped"),
+    ],
+)
+def test_an_impossible_hand_costs_only_itself(spoil, count: str) -> None:
+    good = Hand(1, "left", joint_bytes(hand_joints(-0.3, side="left")))
+    frames = []
+    for i in range(50):
+        joints = hand_joints()
+        if i in (20, 21):
+            joints = spoil(joints).astype(np.float32)
+        frames.append(frame(i, i * 10 * MS, [Hand(2, "right", joint_bytes(joints)), good]))
+    segmenter, windows = run(frames)
+    assert segmenter.counts[count] == 2
+    for slot in ("right", "left"):  # both hands have every tick, on one track
+        mine = [w for w in windows if w.hand == slot]
+        assert [w.time_ns // MS for w in mine] == list(range(0, 481, 40))
+        assert len({w.track for w in mine}) == 1
+        assert np.isfinite([w.array() for w in mine]).all()
+    if count != "hands_jumped":
+        assert len(segmenter.notices) == 1
+
+
+def test_a_hand_that_stays_where_it_jumped_starts_anew() -> None:
+    frames = [frame(i, i * 10 * MS, hand_joints(0.0 if i < 20 else 1.5)) for i in range(100)]
+    segmenter, windows = run(frames)
+    assert len({w.track for w in windows}) == 2
+    assert [w.ended for w in windows if w.ended] == ["gap"]
+    assert segmenter.counts["hands_jumped"] == 25  # 250 ms of it, then it is believed
+
+
+def test_time_that_stands_still_or_runs_back_a_little_is_refused() -> None:
+    times = [0, 40, 40, 30, 80, 120]
+    segmenter, windows = run([frame(i, t * MS, hand_joints()) for i, t in enumerate(times)])
+    assert segmenter.counts["time_backwards"] == 2
+    assert [t // MS for t in ticks(windows)] == [0, 40, 80, 120]
+
+
+def test_time_that_jumps_an_hour_forward_or_back_starts_anew() -> None:
+    hour = 3600 * 1000
+    for jump, reason in ((hour, "gap"), (-hour, "clock")):
+        times = [hour + 40 * i + (jump if i >= 5 else 0) for i in range(10)]
+        segmenter, windows = run([frame(i, t * MS, hand_joints()) for i, t in enumerate(times)])
+        assert [w.ended for w in windows if w.ended] == [reason]
+        assert [t // MS for t in ticks(windows)] == times
+        assert segmenter.counts["clock_resets"] == (reason == "clock")
+
+
+def test_duplicates_and_losses_are_counted() -> None:
+    seqs = [0, 1, 1, 2, 5, 4, 6]
+    segmenter, _ = run([frame(s, i * 10 * MS, hand_joints()) for i, s in enumerate(seqs)])
+    assert segmenter.counts["duplicates"] == 2
+    assert segmenter.counts["lost"] == 2
+    assert segmenter.counts["frames"] == 5
+
+
+def test_a_publisher_that_starts_again_and_one_that_will_not_go() -> None:
+    segmenter = Segmenter(SPEC)
+    for i in range(5):
+        segmenter.push(frame(i, i * 40 * MS, hand_joints(), boot_id="a"))
+    ended = segmenter.push(frame(0, 200 * MS, hand_joints(), boot_id="b"))
+    assert [w.ended for w in ended] == ["restart", ""]
+    assert segmenter.push(frame(5, 240 * MS, hand_joints(), boot_id="a")) == []
+    assert segmenter.counts["conflicting"] == 1
+    assert "two publishers" in segmenter.notices[0]
+
+
+def test_stale_live_frames_are_refused_and_replayed_ones_never() -> None:
+    late_ns = 2_000_000_000
+    live = Segmenter(SPEC)
+    assert live.push(frame(0, 0, hand_joints(), lossless=False), late_ns) == []
+    assert live.counts["stale"] == 1
+    assert live.push(frame(1, 40 * MS, hand_joints(), lossless=False, sent_ns=late_ns), late_ns)
+    assert live.counts["lost"] == 0
+    assert Segmenter(SPEC).push(frame(0, 0, hand_joints()), late_ns)
+
+
+def test_a_mirrored_device_is_told() -> None:
+    segmenter, _ = run(
+        [frame(i, i * 40 * MS, hand_joints(side="left"), side="right") for i in range(60)]
+    )
+    assert segmenter.counts["chirality"] == 1
+    assert "mirrored" in segmenter.notices[0]
+
+
+def test_more_hands_than_allowed() -> None:
+    hands = [Hand(i, "right", joint_bytes(hand_joints(x=0.3 * i))) for i in range(5)]
+    segmenter, windows = run([frame(0, 0, hands)], max_hands=3)
+    assert len(windows) == 3
+    assert segmenter.counts["hands_too_many"] == 2
+
+
+def test_the_last_message_ends_every_track() -> None:
+    segmenter = Segmenter(SPEC)
+    segmenter.push(frame(0, 0, hand_joints()))
+    last = frame(1, 0, None)
+    last.end = True
+    assert [w.ended for w in segmenter.push(last)] == ["end"]
+    assert segmenter.finish() == []
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(-2, 6),  # step of the sequence number
+            st.integers(-400, 400),  # step of time, ms
+            st.sampled_from(["hand", "none", "nan", "far", "other-id", "left"]),
+        ),
+        max_size=60,
+    )
+)
+def test_no_timeline_breaks_the_invariants(steps: list[tuple[int, int, str]]) -> None:
+    """Whatever comes: windows of one track are numbered, evenly spaced, finite, and end once."""
+    segmenter = Segmenter(SPEC)
+    seq, time_ms = 0, 1000
+    windows: list[Window] = []
+    for seq_step, time_step, what in steps:
+        seq, time_ms = max(0, seq + seq_step), max(0, time_ms + time_step)
+        joints = {
+            "none": None,
+            "nan": np.full((22, 3), np.nan, np.float32),
+            "far": hand_joints(12.0),
+        }.get(what, hand_joints(side="left" if what == "left" else "right"))
+        windows += segmenter.push(
+            frame(
+                seq,
+                time_ms * MS,
+                joints,
+                hand_id=9 if what == "other-id" else 7,
+                side="left" if what == "left" else "right",
+            )
+        )
+    windows += segmenter.finish()
+    tracks: dict[str, list[Window]] = {}
+    for w in windows:
+        tracks.setdefault(w.track, []).append(w)
+    for mine in tracks.values():
+        assert [bool(w.ended) for w in mine] == [False] * (len(mine) - 1) + [True]
+        assert [w.seq for w in mine] == list(range(len(mine)))
+        times = [w.time_ns for w in mine[:-1]]
+        assert times == [times[0] + k * STEP for k in range(len(times))] if times else True
+        assert all(np.isfinite(w.array()).all() for w in mine[:-1])
