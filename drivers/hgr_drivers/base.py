@@ -1,0 +1,121 @@
+"""What a driver is: one small class that yields what its device sees.
+
+A driver opens a device, is asked for samples, and closes it. It adds no stamps of its own, no
+sequence numbers, no reconnecting and no publishing: the runner does that for every driver alike
+(``runner``). A driver for a new device is one module with one class, named in the entry-point
+group ``hgr_stream.drivers``.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar, Generic, TypeVar
+
+import msgspec
+
+from hgr_stream.messages import Frame
+from hgr_stream.skeleton import Float32, Side
+
+
+class DeviceError(Exception):
+    """The device cannot be used now; ``cure`` is what the user can do about it, in one line.
+
+    ``fatal``: trying again cannot help (a wrong file, a missing package)."""
+
+    def __init__(self, message: str, cure: str = "", *, fatal: bool = False) -> None:
+        super().__init__(message)
+        self.cure = cure
+        self.fatal = fatal
+
+
+class EndOfStream(Exception):  # noqa: N818 - not an error: a recording or a performance is over
+    """The source has no more to give."""
+
+
+@dataclass(slots=True)
+class HandSample:
+    """One hand: ``joints`` (22, 3) float32, metres, canonical axes and order (palm computed)."""
+
+    id: int
+    side: Side
+    joints: Float32
+    confidence: float = 1.0
+    dims: int = 3
+
+
+@dataclass(slots=True)
+class Performed:
+    """A gesture that the source knows it performed; times on the device's clock."""
+
+    hand: int
+    label: str
+    onset_ns: int
+    offset_ns: int
+
+
+@dataclass(slots=True)
+class Sample:
+    """What the device saw at one instant. ``device_ns``: its own clock; None if it has none."""
+
+    device_ns: int | None
+    hands: Sequence[HandSample]
+    index: int = 0
+    performed: Sequence[Performed] = ()
+    frame: Frame | None = None  #: a replayed frame, published with its recorded stream time
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A device that ``find`` saw: what to put into the config, and what to tell a person."""
+
+    driver: str
+    id: str
+    description: str
+    options: dict[str, object] = field(default_factory=dict)
+
+
+class Options(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """Base of every driver's options: the keys its config table may have, with their types."""
+
+
+O = TypeVar("O", bound=Options)  # noqa: E741
+
+
+class Driver(ABC, Generic[O]):
+    """A source of hand samples. Used from one thread, in the order open, read..., close."""
+
+    name: ClassVar[str]
+    Options: ClassVar[type[Options]] = Options
+    #: Samples a second to expect; the runner's watchdog reconnects after ``silence_s`` without.
+    silence_s: ClassVar[float] = 2.0
+    silence_cure: ClassVar[str] = ""  #: what a person can do about that silence
+    #: The source waits for the pipeline instead of losing frames (replay).
+    lossless: ClassVar[bool] = False
+
+    def __init__(self, options: O) -> None:
+        self.options = options
+
+    @abstractmethod
+    def open(self) -> None:
+        """Connect. Raises DeviceError with its cure; called again, with back-off, after one."""
+
+    @abstractmethod
+    def read(self, timeout_s: float) -> Sample | None:
+        """The next sample, or None when none came in ``timeout_s``.
+
+        Raises DeviceError when the device is gone and EndOfStream when there is no more."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of the device; harmless when it is not open."""
+
+    def counts(self) -> dict[str, int]:
+        """What the driver refused or lost on its own side, by name; shown in its status."""
+        return {}
+
+    @classmethod
+    def find(cls) -> list[Found]:
+        """Devices that can be seen now, without opening them for long. May be empty."""
+        return []

@@ -1,0 +1,260 @@
+"""What every driver gets for nothing: stamps, sequence numbers, reconnecting, the no-frame
+watchdog, and publishing.
+
+``python -m hgr_drivers.runner DEVICE --run-dir DIR`` is a device's process under the supervisor;
+``run`` does the same in the foreground (``hgr replay``).
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from hgr_stream.config import ConfigError
+from hgr_stream.daemon.main import read_config
+from hgr_stream.daemon.processes import EXIT_FATAL
+from hgr_stream.daemon.shell import Shell, error_line, set_up_logging
+from hgr_stream.messages import Frame, Hand, Truth, encode, joint_bytes
+from hgr_stream.stream import topics
+from hgr_stream.stream.bus import BusError, Outlet
+from hgr_stream.stream.clock import ClockMap
+
+from .base import DeviceError, Driver, EndOfStream, Sample
+from .registry import configured
+
+READ_S = 0.1
+TAP_WAIT_S = 1.0
+
+
+@dataclass
+class Backoff:
+    """How long to wait before the next try: doubling, up to a limit. Time is the caller's."""
+
+    first_s: float = 0.5
+    most_s: float = 8.0
+    tries: int = 0
+
+    def failed(self) -> float:
+        """Count a failure; seconds to wait now."""
+        self.tries += 1
+        return float(min(self.first_s * 2.0 ** (self.tries - 1), self.most_s))
+
+    def succeeded(self) -> None:
+        self.tries = 0
+
+
+class Publisher:
+    """Samples to frames: the pure part. Adds what a driver does not: ids, numbers, stream time."""
+
+    def __init__(self, device: str, boot_id: str, *, lossless: bool) -> None:
+        self.device = device
+        self.boot_id = boot_id
+        self.lossless = lossless
+        self.clock = ClockMap()
+        self.seqs: dict[str, int] = {}
+
+    def _seq(self, device: str) -> int:
+        seq = self.seqs.get(device, 0)
+        self.seqs[device] = seq + 1
+        return seq
+
+    def frame(self, sample: Sample, host_ns: int, wall_ns: int) -> Frame:
+        """The frame of a sample that arrived at ``host_ns``."""
+        if sample.frame is not None:  # replayed: its stream time and content are the recording's
+            return msgspec.structs.replace(
+                sample.frame,
+                boot_id=self.boot_id,
+                seq=self._seq(sample.frame.device),
+                host_ns=host_ns,
+                wall_ns=wall_ns,
+                sent_ns=host_ns,
+                lossless=self.lossless,
+            )
+        return Frame(
+            device=self.device,
+            boot_id=self.boot_id,
+            seq=self._seq(self.device),
+            time_ns=self.clock.map(sample.device_ns, host_ns),
+            device_ns=host_ns if sample.device_ns is None else sample.device_ns,
+            host_ns=host_ns,
+            wall_ns=wall_ns,
+            sent_ns=host_ns,
+            index=sample.index,
+            hands=[
+                Hand(h.id, h.side, joint_bytes(h.joints), h.confidence, h.dims)
+                for h in sample.hands
+            ],
+            lossless=self.lossless,
+        )
+
+    def truths(self, sample: Sample, frame: Frame) -> list[Truth]:
+        """What the source says it performed, in stream time."""
+        offset_ns = frame.time_ns - frame.device_ns
+        return [
+            Truth(
+                self.device,
+                str(p.hand),
+                p.label,
+                p.onset_ns + offset_ns,
+                p.offset_ns + offset_ns,
+            )
+            for p in sample.performed
+        ]
+
+    def ends(self, host_ns: int, wall_ns: int) -> list[Frame]:
+        """The last message of each device that was published: there is no more."""
+        return [
+            Frame(
+                device=device,
+                boot_id=self.boot_id,
+                seq=self._seq(device),
+                time_ns=0,
+                device_ns=0,
+                host_ns=host_ns,
+                wall_ns=wall_ns,
+                sent_ns=host_ns,
+                lossless=True,
+                end=True,
+            )
+            for device in list(self.seqs)
+        ]
+
+
+class Runner(Shell):
+    """A driver's process."""
+
+    def __init__(self, driver: Driver, device: str, run_dir: Path) -> None:
+        super().__init__(f"driver.{device}", run_dir)
+        self.driver = driver
+        self.publisher = Publisher(device, self.boot_id, lossless=driver.lossless)
+        self.outlet = Outlet(self.context, self.info.sockets, "frames", self.stopping)
+        self.backoff = Backoff()
+        self.exit_code = 0
+        self.is_open = False
+        self.ended = False
+        self._retry_s = 0.0
+        self._heard_s = 0.0
+        self._beaten = (0.0, 0)
+        self._last_error = ""
+        self.outlet.wait_for_tap(TAP_WAIT_S)
+
+    def turn(self, timeout_s: float) -> None:
+        now_s = time.monotonic()
+        if not self.is_open:
+            if now_s < self._retry_s:
+                self._stop.wait(min(timeout_s, self._retry_s - now_s))
+            else:
+                self._open()
+            return
+        try:
+            sample = self.driver.read(min(timeout_s, READ_S))
+        except EndOfStream:
+            self._end()
+        except DeviceError as error:
+            self._failed(error)
+        else:
+            if sample is not None:
+                self._publish(sample)
+            elif time.monotonic() - self._heard_s > self.driver.silence_s:
+                self.counts["silent"] += 1
+                silence = f"no frame for {self.driver.silence_s:g} s"
+                self._failed(DeviceError(silence, self.driver.silence_cure))
+
+    def _open(self) -> None:
+        try:
+            self.driver.open()
+        except DeviceError as error:
+            self._failed(error)
+            return
+        self.is_open = True
+        self._heard_s = time.monotonic()
+        self.send_status("up", "")
+
+    def _failed(self, error: DeviceError) -> None:
+        """Tell once, close, and try again later; or end, when that cannot help."""
+        self.driver.close()
+        self.is_open = False
+        wait_s = self.backoff.failed()
+        self._retry_s = time.monotonic() + wait_s
+        self.counts["reconnects"] += 1
+        text = f"{error_line(error)}; {error.cure}" if error.cure else error_line(error)
+        if error.fatal:
+            self.log.error("%s", text)
+            self.exit_code = EXIT_FATAL
+            self.stop()
+        elif text != self._last_error:
+            self.log.warning("%s (trying again, at most every %g s)", text, self.backoff.most_s)
+        self._last_error = text
+        self.send_status("degraded", text)
+
+    def _publish(self, sample: Sample) -> None:
+        self._heard_s = time.monotonic()
+        if self._last_error:
+            self.log.info("frames are coming")
+            self._last_error = ""
+            self.state, self.message = "up", ""
+        self.backoff.succeeded()
+        frame = self.publisher.frame(sample, time.monotonic_ns(), time.time_ns())
+        truths = self.publisher.truths(sample, frame)
+        self.outlet.send(topics.of(frame), encode(frame), lossless=frame.lossless)
+        for truth in truths:
+            self.outlet.tell(topics.of(truth), encode(truth), lossless=frame.lossless)
+        self.counts["frames"] += 1
+
+    def _end(self) -> None:
+        for frame in self.publisher.ends(time.monotonic_ns(), time.time_ns()):
+            self.outlet.send(topics.of(frame), encode(frame), lossless=True)
+        self.ended = True
+        self.stop()
+
+    def beat(self) -> None:
+        own = {"frames", "reconnects", "silent", "status_dropped"}
+        kept = {name: n for name, n in self.counts.items() if name in own}
+        clock = self.publisher.clock
+        self.counts.clear()
+        self.counts.update({**self.driver.counts(), **self.outlet.counts, **kept})
+        self.counts["clock_jumps"], self.counts["clock_repeats"] = clock.jumps, clock.repeats
+        now_s, (then_s, then) = time.monotonic(), self._beaten
+        frames = self.counts["frames"]
+        if now_s - then_s >= 0.5:
+            self.gauges["rate_hz"] = (frames - then) / (now_s - then_s) if then_s else 0.0
+            self._beaten = (now_s, frames)
+        self.gauges["age_s"] = now_s - self._heard_s if self._heard_s else -1.0
+
+    def finish(self) -> None:
+        self.driver.close()
+        self.outlet.close()
+
+
+def run(driver: Driver, device: str, run_dir: Path, *, supervised: bool = False) -> int:
+    """Run a driver on the daemon of ``run_dir`` until its source ends or it is stopped.
+
+    Returns the exit code; raises BusError when no daemon runs there."""
+    runner = Runner(driver, device, run_dir)
+    return Shell.run(runner, supervised=supervised) or runner.exit_code
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="hgr_drivers.runner", description=__doc__)
+    parser.add_argument("device")
+    parser.add_argument("--run-dir", type=Path, required=True)
+    arguments = parser.parse_args()
+    try:
+        config = read_config(arguments.run_dir)
+        driver, options = configured(arguments.device, config.devices[arguments.device])
+        return run(driver(options), arguments.device, arguments.run_dir, supervised=True)
+    except ConfigError as error:
+        set_up_logging(f"driver.{arguments.device}").error("%s", error_line(error))
+        return EXIT_FATAL
+    except (BusError, OSError) as error:
+        set_up_logging(f"driver.{arguments.device}").error("%s", error_line(error))
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

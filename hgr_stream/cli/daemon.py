@@ -1,0 +1,205 @@
+"""``hgr run``, ``status``, ``stop``, ``model``: the daemon and what is asked of it."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from ..client import ClientError, request, request_endpoint
+from ..config import Config, default_endpoint, default_run_dir, load
+from ..messages import Status, decode
+from ..stream.bus import DaemonInfo, read_daemon_file
+
+MODEL_TIMEOUT_S = 60.0
+
+
+def find_daemon(name: str) -> DaemonInfo:
+    """The daemon of that name; raises BusError with the cure."""
+    return read_daemon_file(default_run_dir(name))
+
+
+name_option = click.option(
+    "--name", default="default", show_default=True, help="Of the daemon, as in its config."
+)
+connect_option = click.option(
+    "--connect",
+    metavar="ENDPOINT",
+    default=None,
+    help="The gateway's public socket. [default: $HGR_ENDPOINT or tcp://127.0.0.1:6450]",
+)
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  hgr run configs/synthetic.toml
+  hgr run configs/leap.toml --model my-model.pt
+  hgr run configs/leap.toml --check
+"""
+)
+@click.argument("config", type=click.Path(path_type=Path), required=False)
+@click.option("--model", help="A shipped model's name or a file, instead of the config's.")
+@click.option("--port", type=click.IntRange(1, 65534), help="The gateway's, instead of config's.")
+@click.option("--check", is_flag=True, help="Check the config and the model, and end.")
+def run(config: Path | None, model: str | None, port: int | None, check: bool) -> None:
+    """Run the daemon in the foreground until Ctrl-C.
+
+    CONFIG is a TOML file (see configs/). Without one, the first Leap Motion service on this
+    machine is used.
+    """
+    from hgr_drivers import registry
+
+    from ..daemon.shell import set_up_logging
+    from ..daemon.supervisor import Supervisor, handle_signals
+    from ..recognition.bundle import ModelError
+
+    settings = load(config) if config else Config(devices={"leap": {"driver": "leap"}})
+    if model:
+        settings.model.use = model
+    if port:
+        settings.gateway.port = port
+    registry.check(settings)
+    log = set_up_logging("supervisor")
+    try:
+        supervisor = Supervisor(settings)
+    except ModelError as error:
+        raise click.ClickException(f"[model] {error}") from None
+    metadata = supervisor.metadata
+    if check:
+        click.echo(
+            f"{config or 'defaults'}: devices {', '.join(settings.devices)}; "
+            f"model {metadata.name}, {len(metadata.labels)} gestures. All is well."
+        )
+        return
+    handle_signals(supervisor)
+
+    def ready() -> None:
+        log.info(
+            "up: %s; model %s (%d gestures); subscribe at %s; end with Ctrl-C",
+            ", ".join(settings.devices),
+            metadata.name,
+            len(metadata.labels),
+            supervisor.info.public,
+        )
+
+    code = supervisor.run(ready)
+    log.info("stopped")
+    raise SystemExit(code)
+
+
+def snapshot(endpoint: str | None, prefix: str) -> list[tuple[str, bytes]]:
+    """The present state under a prefix, from the gateway."""
+    public = endpoint or default_endpoint()
+    reply = request(request_endpoint(public), {"op": "snapshot", "prefix": prefix})
+    answer = msgspec.msgpack.decode(reply)
+    if not answer["ok"]:
+        raise ClientError(answer["text"])
+    return [(topic, payload) for topic, payload, _ in answer["messages"]]
+
+
+@click.command(epilog="\b\nExamples:\n  hgr status\n  hgr status --json | jq .segmenter.counts\n")
+@connect_option
+@click.option("--json", "as_json", is_flag=True, help="One JSON object, a key a stage.")
+def status(connect: str | None, as_json: bool) -> None:
+    """What the running daemon's processes do, count and lose.
+
+    Exit code 0 when every stage is up, 1 when one is not.
+    """
+    rows = [decode(Status, payload) for _, payload in snapshot(connect, "status/")]
+    rows.sort(key=lambda row: row.stage)
+    bad = [row.stage for row in rows if row.state not in ("up", "stopped")]
+    if as_json:
+        click.echo(json.dumps({row.stage: msgspec.to_builtins(row) for row in rows}))
+    else:
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table("stage", "state", "heard", "counts and gauges", "")
+        now_ns = time.time_ns()
+        for row in rows:
+            shown = [f"{k} {v:,}" for k, v in row.counts.items() if v]
+            shown += [f"{k} {v:.4g}" for k, v in row.gauges.items()]
+            age = f"{(now_ns - row.wall_ns) / 1e9:.1f} s ago"
+            table.add_row(row.stage, row.state, age, ", ".join(shown), row.message)
+        Console().print(table)
+    if bad or not rows:
+        raise SystemExit(1)
+
+
+def control(name: str, message: dict[str, Any], timeout_s: float) -> str:
+    """Ask the supervisor; its answer, or ClickException with what it said."""
+    daemon = find_daemon(name)
+    reply = msgspec.msgpack.decode(request(daemon.sockets["control"], message, timeout_s))
+    if not reply["ok"]:
+        raise click.ClickException(reply["text"])
+    text: str = reply["text"]
+    return text
+
+
+@click.command(epilog="\b\nExample:\n  hgr stop\n")
+@name_option
+def stop(name: str) -> None:
+    """Stop the running daemon, cleanly."""
+    daemon = find_daemon(name)
+    control(name, {"op": "stop"}, 2.0)
+    deadline_s = time.monotonic() + 5.0
+    while time.monotonic() < deadline_s:
+        try:
+            if find_daemon(name).pid != daemon.pid:
+                return
+        except RuntimeError:
+            click.echo("stopped")
+            return
+        time.sleep(0.05)
+    raise click.ClickException(f"the daemon (process {daemon.pid}) is still stopping")
+
+
+@click.group("model")
+def model_command() -> None:
+    """Show models, or give the running daemon another one."""
+
+
+@model_command.command(
+    "use", epilog="\b\nExamples:\n  hgr model use my-model.pt\n  hgr model use leap\n"
+)
+@click.argument("model")
+@name_option
+def model_use(model: str, name: str) -> None:
+    """Swap the running daemon's model, without a restart.
+
+    MODEL is a file or a shipped model's name. One that does not fit the running stream is
+    refused, and the old one runs on.
+    """
+    from ..recognition.bundle import ModelError, read_metadata, resolve
+
+    try:
+        path = resolve(model).resolve()
+        read_metadata(path)
+    except ModelError as error:
+        raise click.ClickException(str(error)) from None
+    click.echo(control(name, {"op": "model", "model": str(path)}, MODEL_TIMEOUT_S))
+
+
+@model_command.command("show", epilog="\b\nExamples:\n  hgr model show leap\n")
+@click.argument("model")
+@click.option("--json", "as_json", is_flag=True)
+def model_show(model: str, as_json: bool) -> None:
+    """What a model file says of itself: gestures, rate, training, scores."""
+    from ..recognition.bundle import ModelError, read_metadata, resolve
+
+    try:
+        metadata = read_metadata(resolve(model))
+    except ModelError as error:
+        raise click.ClickException(str(error)) from None
+    fields = msgspec.to_builtins(metadata)
+    if as_json:
+        click.echo(json.dumps(fields))
+        return
+    for key, value in fields.items():
+        text = ", ".join(map(str, value)) if isinstance(value, list) else value
+        click.echo(f"{key:12} {text}")

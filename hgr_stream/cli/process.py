@@ -1,0 +1,218 @@
+"""``hgr process``: the pipeline in lock step over recordings, without processes or clocks."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import numpy as np
+
+from ..datasets.base import DatasetError
+from ..datasets.convert import FORMATS, Recording, open_recordings
+from ..messages import Event, Frame
+from ..pipeline import BATCH, Pipeline
+
+#: How long before the next report of the progress bar.
+TELL_S = 0.1
+
+
+class FrameNumbers:
+    """From stream time to the recording's own seconds and frame numbers."""
+
+    def __init__(self) -> None:
+        self._times_ns: list[int] = []
+        self._index: list[int] = []
+
+    def add(self, frame: Frame) -> None:
+        self._times_ns.append(frame.time_ns)
+        self._index.append(frame.index)
+
+    def freeze(self) -> FrameNumbers:
+        """No more frames come; those that ran back in time are of no use here."""
+        times = np.array(self._times_ns, dtype=np.int64)
+        keep = times >= np.maximum.accumulate(times) if len(times) else np.zeros(0, dtype=bool)
+        self.times_ns = times[keep]
+        self.index = np.array(self._index, dtype=np.int64)[keep]
+        return self
+
+    def seconds(self, time_ns: int) -> float:
+        """Seconds since the recording's first frame."""
+        return round((time_ns - int(self.times_ns[0])) / 1e9, 6)
+
+    def nearest(self, time_ns: int) -> int:
+        """The number of the frame nearest to a time, the earlier one of two."""
+        after = int(np.searchsorted(self.times_ns, time_ns))
+        if after == 0:
+            return int(self.index[0])
+        if after == len(self.times_ns):
+            return int(self.index[-1])
+        before_gap = time_ns - self.times_ns[after - 1]
+        return int(self.index[after if self.times_ns[after] - time_ns < before_gap else after - 1])
+
+    def latest(self, time_ns: int) -> int:
+        """The number of the last frame that had come at a time."""
+        return int(self.index[max(0, int(np.searchsorted(self.times_ns, time_ns, "right")) - 1)])
+
+
+def event_lines(file: str, events: list[Event], numbers: FrameNumbers) -> Iterator[dict]:
+    """The lines of one recording: ``early`` and ``confirmed``, joined by ``id``; and one
+    ``cancelled`` for each early label that was not confirmed. An early line is completed with the
+    end that its gesture turned out to have."""
+    last = {e.id: e for e in events if e.kind in ("confirmed", "cancelled")}
+    told_early = {e.id for e in events if e.kind == "early"}
+    for event in events:
+        if event.kind == "cancelled" and event.id not in told_early:
+            continue
+        if event.kind not in ("early", "confirmed", "cancelled"):
+            continue
+        final = last.get(event.id, event)
+        end_ns = final.offset_ns or final.decided_ns
+        start_ns = min(event.onset_ns if event.kind == "early" else final.onset_ns, end_ns)
+        line: dict[str, object] = {
+            "file": file,
+            "id": event.id,
+            "kind": event.kind,
+            "label": event.label,
+            "start": numbers.seconds(start_ns),
+            "end": numbers.seconds(end_ns),
+            "report": numbers.seconds(event.report_ns),
+            "confidence": round(event.confidence, 4),
+            "hand": event.hand,
+            "device": event.device,
+            "start_frame": numbers.nearest(start_ns),
+            "end_frame": numbers.nearest(end_ns),
+            "report_frame": numbers.latest(event.report_ns),
+        }
+        if event.kind == "early":
+            line["outcome"] = final.kind
+        if event.reason:
+            line["reason"] = event.reason
+        yield line
+
+
+def run_recording(pipeline: Pipeline, recording: Recording) -> tuple[list[Event], FrameNumbers]:
+    """All events of a recording, and its frame numbers."""
+    numbers = FrameNumbers()
+    events: list[Event] = []
+    for frame in recording.frames:
+        numbers.add(frame)
+        events += pipeline.push(frame)
+    events += pipeline.finish()
+    return events, numbers.freeze()
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  hgr process my.mcap
+  hgr process recordings/ --model leap --json > events.jsonl
+  hgr process --format shrec21 test_sequences/ --json
+\b
+JSON, one line an event: file, id, kind (early, confirmed, cancelled), label, start, end, report
+(seconds of the recording), confidence, hand, device, and start_frame, end_frame, report_frame in
+the file's own numbering.
+"""
+)
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--model", default="leap", show_default=True, help="A shipped name or a file.")
+@click.option(
+    "--format",
+    "format_",
+    type=click.Choice(FORMATS),
+    help="Of the files. [default: told from the files themselves]",
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line for each event.")
+@click.option("--threads", default=1, show_default=True, type=click.IntRange(1, 64))
+def process(
+    files: tuple[Path, ...], model: str, format_: str | None, as_json: bool, threads: int
+) -> None:
+    """Gesture events of recordings: files or folders, in any known format.
+
+    The same stages as the daemon's, in lock step and faster than real time, with the same events.
+    A file that cannot be read is named on standard error, the others go on, and the exit code
+    is 1.
+    """
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TimeElapsedColumn
+
+    from ..recognition.bundle import ModelError, load
+
+    try:
+        bundle = load(model, threads)
+    except ModelError as error:
+        raise click.ClickException(str(error)) from None
+    failed: list[str] = []
+
+    def complain(error: Exception) -> None:
+        failed.append(str(error))
+        click.echo(f"Error: {error}", err=True)
+
+    console = Console(stderr=True)
+    progress = Progress(
+        SpinnerColumn(),
+        "{task.description}",
+        TimeElapsedColumn(),
+        console=console,
+        disable=not console.is_terminal,
+        transient=True,
+    )
+    began_s = time.perf_counter()
+    stream_s, told, done = 0.0, 0, 0
+    with progress:
+        task = progress.add_task("reading")
+        for recording in open_recordings(files, format_, complain):  # type: ignore[arg-type]
+            progress.update(task, description=f"{recording.name} ({done} done, {told} events)")
+            pipeline = Pipeline(bundle, batch=BATCH)
+            try:
+                events, numbers = run_recording(pipeline, recording)
+            except DatasetError as error:
+                complain(error)
+                continue
+            done += 1
+            many = recording.name != recording.file.stem
+            name = (
+                f"{recording.file}#{recording.name}"
+                if _holds_many(recording.file)
+                else str(recording.file)
+            )
+            if not len(numbers.times_ns):
+                complain(DatasetError(f"{name}: holds no frames"))
+                continue
+            for note in [*recording.notes, *refusals(pipeline)]:
+                click.echo(f"{name}: {note}", err=True)
+            stream_s += numbers.seconds(int(numbers.times_ns[-1]))
+            for line in event_lines(name, events, numbers):
+                if as_json:
+                    click.echo(json.dumps(line))
+                elif line["kind"] == "confirmed":
+                    click.echo(
+                        f"{name if many else recording.name}  {line['start']:9.3f} - "
+                        f"{line['end']:9.3f} s  {line['label']:12} {line['confidence']:4.0%}  "
+                        f"{line['hand']}"
+                    )
+                told += line["kind"] == "confirmed"
+    took_s = time.perf_counter() - began_s
+    click.echo(
+        f"{done} recordings, {stream_s:.1f} s of stream in {took_s:.2f} s "
+        f"({stream_s / max(took_s, 1e-9):.0f} times real time): {told} gestures confirmed",
+        err=True,
+    )
+    sys.exit(1 if failed or not done else 0)
+
+
+def _holds_many(file: Path) -> bool:
+    return file.suffix == ".npz" or file.is_dir()
+
+
+def refusals(pipeline: Pipeline) -> list[str]:
+    """One line for each thing that was refused or lost on the way."""
+    names = ("duplicates", "lost", "time_backwards", "clock_resets", "hands_jumped", "restarts")
+    return [
+        f"{count:,} {name.replace('_', ' ')}"
+        for name, count in sorted(pipeline.counts.items())
+        if count and (name in names or name.startswith(("hands_", "refused")))
+    ]

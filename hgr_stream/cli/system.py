@@ -1,0 +1,164 @@
+"""``hgr devices`` and ``hgr doctor``: what there is on this machine, and what is missing."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import platform
+import socket
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+import click
+
+from .. import __version__
+from ..client import ClientError, ping
+from ..config import DEFAULT_PORT, default_endpoint, default_run_dir
+
+
+@click.command(epilog="\b\nExamples:\n  hgr devices\n  hgr devices --json\n")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a driver.")
+def devices(as_json: bool) -> None:
+    """Drivers, and the devices that each can see now.
+
+    A driver whose package or library is missing is named with its cure.
+    """
+    from hgr_drivers import registry
+    from hgr_drivers.base import DeviceError
+
+    for name in sorted(registry.available()):
+        found: list[dict[str, object]] = []
+        problem = ""
+        try:
+            found = [asdict(one) for one in registry.load(name).find()]
+        except DeviceError as error:
+            problem = f"{error}; {error.cure}" if error.cure else str(error)
+        except Exception as error:  # a foreign driver must not hide the others
+            problem = f"{type(error).__name__}: {error}"
+        if as_json:
+            click.echo(json.dumps({"driver": name, "found": found, "problem": problem}))
+            continue
+        click.echo(f"{name}:" + ("" if found or problem else " none seen"))
+        for one in found:
+            click.echo(f"  {one['id']}  {one['description']}")
+        if problem:
+            click.echo(f"  {problem}")
+
+
+@dataclass
+class Finding:
+    """One line of the doctor's: ``cure`` is empty when all is well."""
+
+    what: str
+    state: str
+    ok: bool
+    cure: str = ""
+    needed: bool = True  #: without it nothing works; otherwise only its feature is missing
+
+
+def _package(name: str, extra: str | None) -> Finding:
+    try:
+        return Finding(name, importlib.metadata.version(name), True)
+    except importlib.metadata.PackageNotFoundError:
+        what = f"hgr-stream[{extra}]" if extra else "hgr-stream"
+        return Finding(
+            f"{name}" + (f" ({extra})" if extra else ""),
+            "not installed",
+            False,
+            f"pip install '{what}'",
+            needed=extra is None,
+        )
+
+
+def _python() -> Finding:
+    version = platform.python_version()
+    ok = sys.version_info >= (3, 11)
+    return Finding("Python", version, ok, "" if ok else "install Python 3.11 or later")
+
+
+def _models() -> Finding:
+    from ..recognition.bundle import ModelError, read_metadata, shipped
+
+    try:
+        names = [f"{n} ({len(read_metadata(n).labels)} gestures)" for n in shipped()]
+    except ModelError as error:
+        return Finding("shipped models", str(error), False, "pip install --force-reinstall .")
+    return Finding("shipped models", ", ".join(names) or "none", bool(names))
+
+
+def _run_dir() -> Finding:
+    path = default_run_dir()
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        probe = path / ".probe"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        return Finding("run directory", str(error), False, "set HGR_RUN_DIR to a writable one")
+    return Finding("run directory", str(path), True)
+
+
+def _daemon() -> Finding:
+    try:
+        card = ping(timeout_s=0.5)
+    except ClientError:
+        return _port()
+    return Finding("daemon", f"runs at {default_endpoint()}, version {card['version']}", True)
+
+
+def _port() -> Finding:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", DEFAULT_PORT))
+        except OSError as error:
+            return Finding(
+                "daemon",
+                f"port {DEFAULT_PORT} is taken: {error.strerror}",
+                False,
+                "choose another [gateway] port",
+                needed=False,
+            )
+    return Finding("daemon", f"not running; port {DEFAULT_PORT} is free", True)
+
+
+#: What is looked at, in this order.
+CHECKS: tuple[Callable[[], Finding], ...] = (
+    _python,
+    *(
+        lambda name=name, extra=extra: _package(name, extra)
+        for name, extra in (
+            ("numpy", None),
+            ("pyzmq", None),
+            ("msgspec", None),
+            ("mcap", None),
+            ("torch", "inference"),
+            ("websockets", "leap"),
+            ("scipy", "train"),
+            ("matplotlib", "train"),
+            ("tensorboard", "train"),
+        )
+    ),
+    _models,
+    _run_dir,
+    _daemon,
+)
+
+
+@click.command(epilog="\b\nExamples:\n  hgr doctor\n  hgr doctor --json\n")
+@click.option("--json", "as_json", is_flag=True, help="A list of findings.")
+def doctor(as_json: bool) -> None:
+    """What is installed, what is missing, and the one-line cure for each.
+
+    Exit code 0 when everything that any part needs is there, 1 when something necessary is not.
+    """
+    findings = [Finding("hgr-stream", __version__, True), *(check() for check in CHECKS)]
+    if as_json:
+        click.echo(json.dumps([asdict(f) for f in findings]))
+    else:
+        for f in findings:
+            mark = "ok  " if f.ok else "MISS" if f.needed else "-   "
+            click.echo(f"{mark}  {f.what:24} {f.state}" + (f"   -> {f.cure}" if f.cure else ""))
+    if any(f.needed and not f.ok for f in findings):
+        raise SystemExit(1)

@@ -1,0 +1,78 @@
+"""When a process is started, given up or killed: the supervisor's judgement, without a clock.
+
+A process is up while its heartbeats come; "up" says that its loop turns, and its gauges say how
+old its data is. It is started again after an exit or a silence, later each time (back-off), and
+given up when it has needed more than ``max_restarts`` within ``window_s``.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Literal
+
+from ..config import Supervisor
+from .processes import EXIT_FATAL
+
+State = Literal["waiting", "starting", "up", "gave-up", "ended"]
+Action = Literal["start", "kill"]
+
+
+@dataclass
+class Keeper:
+    """One process's life. Times in seconds, given by the caller; only differences count."""
+
+    options: Supervisor
+    may_end: bool = False
+    state: State = "waiting"
+    restarts: int = 0  #: in all
+    reason: str = ""  #: of the last fall
+    start_at_s: float = 0.0
+    _heard_s: float = 0.0
+    _falls_s: deque[float] = field(default_factory=deque)
+
+    def due(self, now_s: float) -> Action | None:
+        """What is to be done now."""
+        if self.state == "waiting" and now_s >= self.start_at_s:
+            return "start"
+        if self.state == "starting" and now_s - self._heard_s > self.options.start_timeout_s:
+            self.reason = f"not ready after {self.options.start_timeout_s:g} s"
+            return "kill"
+        if self.state == "up" and now_s - self._heard_s > self.options.heartbeat_timeout_s:
+            self.reason = f"silent for {self.options.heartbeat_timeout_s:g} s"
+            return "kill"
+        return None
+
+    def started(self, now_s: float) -> None:
+        self.state, self._heard_s = "starting", now_s
+
+    def beat(self, now_s: float, *, ready: bool) -> None:
+        """A heartbeat came; ``ready``: the process says that it is past its start."""
+        if self.state in ("starting", "up"):
+            if ready:
+                self.state = "up"
+                self._heard_s = now_s
+            elif self.state == "up":
+                self._heard_s = now_s
+
+    def exited(self, now_s: float, code: int) -> None:
+        """The process is gone (by itself, or killed)."""
+        if code == 0 and self.may_end:
+            self.state, self.reason = "ended", "ended by itself"
+            return
+        if not self.reason:
+            self.reason = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
+        self._falls_s.append(now_s)
+        while self._falls_s[0] < now_s - self.options.window_s:
+            self._falls_s.popleft()
+        falls = len(self._falls_s)
+        if code == EXIT_FATAL:
+            self.state = "gave-up"
+        elif falls > self.options.max_restarts:
+            self.state = "gave-up"
+            self.reason += f"; {falls} times within {self.options.window_s:g} s"
+        else:
+            self.state = "waiting"
+            self.restarts += 1
+            delay_s = min(self.options.backoff_s * 2 ** (falls - 1), self.options.backoff_max_s)
+            self.start_at_s = now_s + delay_s

@@ -1,0 +1,79 @@
+"""The segmenter's process: frames in, windows out. The stage itself is ``segmentation``."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import zmq
+
+from ..config import Segmentation
+from ..messages import Frame, MessageError, Window, decode, encode
+from ..segmentation import Segmenter, WindowSpec
+from ..stream import topics
+from ..stream.bus import Inlet, Outlet
+from .shell import Shell
+
+#: A live device silent for this long beyond the longest bridged gap has no hands any more.
+SILENCE_MARGIN_NS = 1_000_000_000
+
+
+class SegmenterShell(Shell):
+    def __init__(self, run_dir: Path, spec: WindowSpec, options: Segmentation) -> None:
+        super().__init__("segmenter", run_dir)
+        self.segmenter = Segmenter(spec, options)
+        self.inlet = Inlet(self.context, self.info.sockets["frames"], "frames")
+        self.outlet = Outlet(self.context, self.info.sockets, "windows", self.stopping)
+        self.poller.register(self.inlet.socket, zmq.POLLIN)
+        self.wake_socket()
+        self._heard_ns: dict[str, int] = {}
+        self._silence_ns = round(options.max_gap_s * 1e9) + SILENCE_MARGIN_NS
+        self._age_ns = 0
+
+    def turn(self, timeout_s: float) -> None:
+        self.poller.poll(round(timeout_s * 1000))
+        for data in self.inlet.drain():
+            self._frame(data)
+
+    def _frame(self, data: bytes) -> None:
+        try:
+            frame = decode(Frame, data)
+        except MessageError as error:
+            self.counts["malformed"] += 1
+            if self.counts["malformed"] in (1, 10, 100, 1000):
+                self.log.warning("refused a message: %s", error)
+            return
+        now_ns = time.monotonic_ns()
+        self._heard_ns[frame.device] = now_ns
+        self._age_ns = now_ns - frame.sent_ns
+        self._send(self.segmenter.push(frame, now_ns))
+        if frame.end:
+            del self._heard_ns[frame.device]
+
+    def _send(self, windows: list[Window]) -> None:
+        for window in windows:
+            self.outlet.send(topics.of(window), encode(window), lossless=window.lossless)
+        for notice in self.segmenter.notices:
+            self.log.warning("%s", notice)
+        self.segmenter.notices.clear()
+
+    def beat(self) -> None:
+        now_ns = time.monotonic_ns()
+        for device, heard_ns in list(self._heard_ns.items()):
+            if now_ns - heard_ns > self._silence_ns:
+                self._send(self.segmenter.flush(device))
+                del self._heard_ns[device]
+        malformed = self.counts["malformed"]
+        self.counts.clear()
+        self.counts.update(self.segmenter.counts)
+        self.counts.update(self.outlet.counts)
+        self.counts["malformed"] = malformed
+        self.gauges = {
+            "hands": float(self.segmenter.hands),
+            "devices": float(len(self._heard_ns)),
+            "age_ms": self._age_ns / 1e6,
+        }
+
+    def finish(self) -> None:
+        self._send(self.segmenter.finish())
+        self.outlet.close()

@@ -1,0 +1,168 @@
+"""What every process of the daemon shares: its sockets, its heartbeat, and how it ends.
+
+A stage ends when its standard input closes: the supervisor holds the other end, so an orphan
+ends too, on every platform. Ctrl-C reaches the whole terminal group and is left to the
+supervisor.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+import uuid
+from abc import ABC, abstractmethod
+from collections import Counter
+from pathlib import Path
+
+import msgspec
+import zmq
+
+from ..messages import Status, encode
+from ..stream.bus import DaemonInfo, read_daemon_file
+
+HEARTBEAT_S = 1.0
+LOG_FORMAT = "%(asctime)s %(name)s: %(message)s"
+
+
+def set_up_logging(stage: str, level: int = logging.INFO) -> logging.Logger:
+    """One line a message on standard error, with time and stage."""
+    logging.basicConfig(level=level, format=LOG_FORMAT, datefmt="%H:%M:%S", stream=sys.stderr)
+    return logging.getLogger(stage)
+
+
+class Shell(ABC):
+    """A stage's process. Subclasses say which sockets wake them and what they then do."""
+
+    def __init__(self, stage: str, run_dir: Path) -> None:
+        self.stage = stage
+        self.log = set_up_logging(stage)
+        self.info: DaemonInfo = read_daemon_file(run_dir)
+        self.context = zmq.Context()
+        self.boot_id = uuid.uuid4().hex[:12]
+        self.counts: Counter[str] = Counter()
+        self.gauges: dict[str, float] = {}
+        self.state = "up"
+        self.message = ""
+        self.poller = zmq.Poller()
+        self._stop = threading.Event()
+        self._next_beat_s = 0.0
+        self._status = self.context.socket(zmq.PUSH)
+        self._status.setsockopt(zmq.SNDHWM, 20)
+        self._status.setsockopt(zmq.LINGER, 200)
+        self._status.connect(self.info.sockets["status"])
+
+    # -- what a stage does ----------------------------------------------------------------------
+
+    @abstractmethod
+    def turn(self, timeout_s: float) -> None:
+        """Wait at most ``timeout_s`` for something to do, and do it."""
+
+    def beat(self) -> None:  # noqa: B027 - an optional hook
+        """Once a second, before the status is sent: fill in counts and gauges."""
+
+    def finish(self) -> None:  # noqa: B027 - an optional hook
+        """Before the sockets close."""
+
+    # -- the loop -------------------------------------------------------------------------------
+
+    def stopping(self) -> bool:
+        return self._stop.is_set()
+
+    def stop(self) -> None:
+        self._stop.set()
+
+    def run(self, *, supervised: bool = True) -> int:
+        """Until stopped; the exit code. ``supervised``: a child of the supervisor, which ends it
+        by closing its standard input; otherwise Ctrl-C does."""
+        if supervised:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            threading.Thread(target=self._watch_stdin, daemon=True).start()
+        else:
+            signal.signal(signal.SIGINT, lambda *_: self.stop())
+        signal.signal(signal.SIGTERM, lambda *_: self.stop())
+        try:
+            while not self.stopping():
+                now_s = time.monotonic()
+                if now_s >= self._next_beat_s:
+                    # Absolute deadlines: the beat does not drift with the work between.
+                    self._next_beat_s = max(self._next_beat_s + HEARTBEAT_S, now_s)
+                    self.send_status()
+                self.turn(max(0.0, self._next_beat_s - time.monotonic()))
+            self.finish()
+            self.state = "stopped"
+            self.send_status()
+        finally:
+            self.close()
+        return 0
+
+    def send_status(self, state: str | None = None, message: str | None = None) -> None:
+        """A heartbeat, now."""
+        if state is not None:
+            self.state = state
+        if message is not None:
+            self.message = message
+        self.beat()
+        status = Status(
+            stage=self.stage,
+            boot_id=self.boot_id,
+            state=self.state,  # type: ignore[arg-type]
+            host_ns=time.monotonic_ns(),
+            wall_ns=time.time_ns(),
+            pid=os.getpid(),
+            counts=dict(self.counts),
+            gauges=self.gauges,
+            message=self.message,
+        )
+        try:
+            self._status.send(encode(status), zmq.NOBLOCK)
+        except zmq.Again:
+            self.counts["status_dropped"] += 1
+
+    def close(self) -> None:
+        self.context.destroy(linger=300)
+
+    def _watch_stdin(self) -> None:
+        # Blocks in read() until the supervisor closes its end or dies; costs nothing meanwhile.
+        try:
+            while os.read(sys.stdin.fileno(), 4096):
+                pass
+        except (OSError, ValueError):
+            pass
+        self.stop()
+        with contextlib.suppress(zmq.ZMQError):  # it may be ending already
+            wake = self.context.socket(zmq.PUSH)
+            wake.setsockopt(zmq.LINGER, 0)
+            wake.connect(self._wake_endpoint)
+            wake.send(b"")
+            wake.close()
+
+    @property
+    def _wake_endpoint(self) -> str:
+        return f"inproc://wake-{self.boot_id}"
+
+    def wake_socket(self) -> zmq.Socket:
+        """A socket that becomes readable when the stage should end; poll it with the others."""
+        socket_ = self.context.socket(zmq.PULL)
+        socket_.bind(self._wake_endpoint)
+        self.poller.register(socket_, zmq.POLLIN)
+        return socket_
+
+
+def error_line(error: BaseException) -> str:
+    """One line that names an error."""
+    text = " ".join(str(error).split())
+    return text or type(error).__name__
+
+
+def decode_request(data: bytes) -> dict[str, object]:
+    """A request's MessagePack map; raises ValueError."""
+    try:
+        request = msgspec.msgpack.decode(data, type=dict[str, object])
+    except msgspec.MsgspecError as error:
+        raise ValueError(f"malformed request: {error}") from None
+    return request

@@ -1,0 +1,349 @@
+"""The supervisor: starts the processes, watches them, starts them again, and tells what it does.
+
+It is ``hgr run`` itself, in the foreground. Each child's standard input is a pipe whose other end
+is here: closing it asks the child to end, and the kernel closes it if the supervisor dies.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import filelock
+import msgspec
+import zmq
+
+from .. import __version__
+from ..config import Config, run_dir
+from ..messages import MessageError, Status, decode, encode
+from ..recognition.bundle import read_metadata, resolve
+from ..stream import topics
+from ..stream.bus import (
+    DAEMON_FILE,
+    BusError,
+    DaemonInfo,
+    Inlet,
+    Outlet,
+    bind,
+    private_sockets,
+    write_daemon_file,
+)
+from .keeper import Keeper
+from .main import CONFIG_FILE
+from .processes import Process, processes
+from .shell import decode_request
+
+POLL_S = 0.1
+STOP_S = 1.6  # all processes together; what is not gone by then is killed
+MODEL_TIMEOUT_S = 30.0
+_OWN_GROUP: dict[str, Any] = (
+    {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
+    if sys.platform == "win32"
+    else {"start_new_session": True}
+)
+
+
+class Child:
+    """A process of the list, its life, and its last status."""
+
+    def __init__(self, process: Process, keeper: Keeper) -> None:
+        self.process = process
+        self.keeper = keeper
+        self.popen: subprocess.Popen[bytes] | None = None
+        self.status: Status | None = None
+
+    def running(self) -> bool:
+        return self.popen is not None and self.popen.poll() is None
+
+
+class Supervisor:
+    """One daemon. ``run`` returns its exit code: 0 when it was asked to stop."""
+
+    def __init__(self, config: Config, *, log_file: Path | None = None) -> None:
+        self.config = config
+        self.log = logging.getLogger("supervisor")
+        self.dir = run_dir(config)
+        self.log_file = log_file
+        self.model = str(resolve(config.model.use))
+        self.metadata = read_metadata(Path(self.model))
+        self._stop = False
+        self.boot_id = uuid.uuid4().hex[:12]
+
+    def stop(self) -> None:
+        """Ask it to end; safe from a signal handler or another thread."""
+        self._stop = True
+
+    def run(self, ready: Callable[[], None] = lambda: None) -> int:
+        """Until stopped. ``ready`` is called once, when every process is up."""
+        self.dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.chmod(self.dir, 0o700)
+        lock = filelock.FileLock(self.dir / "lock")
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            raise BusError(
+                f"a daemon named {self.config.name!r} runs already (in {self.dir}); stop it, "
+                "or give this one another name and port in its config"
+            ) from None
+        with contextlib.ExitStack() as stack:
+            stack.callback(lock.release)
+            self._open(stack)
+            self._watch(ready)
+            return self._end()
+
+    # -- opening --------------------------------------------------------------------------------
+
+    def _open(self, stack: contextlib.ExitStack) -> None:
+        context = zmq.Context()
+        stack.callback(context.destroy, linger=200)
+        gateway = self.config.gateway
+        for port in (gateway.port, gateway.port + 1):
+            with context.socket(zmq.REP) as probe:  # a taken port is told at once, by name
+                bind(probe, f"tcp://{gateway.host}:{port}", "[gateway] port")
+        self.info = DaemonInfo(
+            pid=os.getpid(),
+            name=self.config.name,
+            version=__version__,
+            public=f"tcp://{gateway.host}:{gateway.port}",
+            sockets=private_sockets(self.dir),
+            devices=list(self.config.devices),
+            model=self.model,
+            started_wall_ns=time.time_ns(),
+        )
+        self.inlet = Inlet(context, self.info.sockets["status"], "status")
+        self.control = context.socket(zmq.ROUTER)
+        self.control.setsockopt(zmq.LINGER, 200)
+        bind(self.control, self.info.sockets["control"], "control")
+        self.worker = context.socket(zmq.DEALER)
+        self.worker.setsockopt(zmq.LINGER, 0)
+        self.worker.connect(self.info.sockets["model"])
+        self.outlet = Outlet(context, self.info.sockets, None)
+        self.poller = zmq.Poller()
+        for socket in (self.inlet.socket, self.control, self.worker):
+            self.poller.register(socket, zmq.POLLIN)
+        self._asking: tuple[list[bytes], str, float] | None = None
+        self._leave_config()
+        write_daemon_file(self.dir, self.info)
+        stack.callback((self.dir / DAEMON_FILE).unlink, missing_ok=True)
+        self.children = {
+            process.stage: Child(process, Keeper(self.config.supervisor, process.may_end))
+            for process in processes(self.config, self.dir)
+        }
+        if self.log_file is not None:
+            self._stderr: int | None = os.open(
+                self.log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600
+            )
+            stack.callback(os.close, self._stderr)
+        else:
+            self._stderr = None
+
+    def _leave_config(self) -> None:
+        self.config.model.use = self.model
+        (self.dir / CONFIG_FILE).write_bytes(msgspec.json.encode(self.config))
+
+    # -- watching -------------------------------------------------------------------------------
+
+    def _watch(self, ready: Callable[[], None]) -> None:
+        told = False
+        next_own_s = 0.0
+        while not self._stop:
+            now_s = time.monotonic()
+            for child in self.children.values():
+                self._tend(child, now_s)
+            if now_s >= next_own_s:
+                next_own_s = now_s + 1.0
+                self._tell_own()
+            if not told and all(c.keeper.state in ("up", "ended") for c in self.children.values()):
+                told = True
+                ready()
+            ready_sockets = dict(self.poller.poll(round(POLL_S * 1000)))
+            for data in self.inlet.drain():
+                self._status(data)
+            if self.worker in ready_sockets:
+                self._model_answer()
+            if self.control in ready_sockets:
+                self._request()
+            if self._asking and time.monotonic() > self._asking[2]:
+                self._answer(self._asking[0], False, "the worker did not answer; see its log")
+                self._asking = None
+
+    def _tend(self, child: Child, now_s: float) -> None:
+        keeper, stage = child.keeper, child.process.stage
+        if child.popen is not None and (code := child.popen.poll()) is not None:
+            self._forget(child)
+            keeper.exited(now_s, code)
+            if keeper.state == "waiting":
+                wait_s = keeper.start_at_s - now_s
+                self.log.warning(
+                    "%s: %s; starting it again in %.1f s", stage, keeper.reason, wait_s
+                )
+                self._tell(child, "restarting", keeper.reason)
+            elif keeper.state == "gave-up":
+                self.log.error("%s: %s; gave it up", stage, keeper.reason)
+                self._tell(child, "gave-up", keeper.reason)
+            else:
+                self.log.info("%s: %s", stage, keeper.reason)
+                self._tell(child, "stopped", keeper.reason)
+        match keeper.due(now_s):
+            case "start":
+                keeper.reason = ""
+                child.popen = subprocess.Popen(
+                    child.process.argv,
+                    stdin=subprocess.PIPE,
+                    stdout=self._stderr if self._stderr is not None else sys.stderr,
+                    stderr=self._stderr,
+                    # Its own group: Ctrl-C in the terminal is for the supervisor alone, who ends
+                    # the others in order.
+                    **_OWN_GROUP,
+                    # One thread a process unless its config says otherwise: on a small machine,
+                    # thread pools that fight cost more than they bring.
+                    env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+                )
+                keeper.started(now_s)
+            case "kill":
+                self.log.warning("%s: %s; killing it", stage, keeper.reason)
+                assert child.popen is not None
+                child.popen.kill()
+                child.popen.wait()
+
+    def _forget(self, child: Child) -> None:
+        if child.popen is not None and child.popen.stdin is not None:
+            with contextlib.suppress(OSError):
+                child.popen.stdin.close()
+        child.popen = None
+
+    def _status(self, data: bytes) -> None:
+        try:
+            status = decode(Status, data)
+        except MessageError as error:
+            self.log.warning("refused a status: %s", error)
+            return
+        child = self.children.get(status.stage)
+        if child is not None and child.popen is not None and child.popen.pid == status.pid:
+            child.status = status
+            child.keeper.beat(time.monotonic(), ready=status.state != "starting")
+            status.counts["restarts"] = child.keeper.restarts
+        # A stage that is not ours (a replay beside us) is passed on as it is.
+        self.outlet.tell(topics.of(status), encode(status))
+
+    def _tell(self, child: Child, state: str, message: str) -> None:
+        last = child.status
+        status = Status(
+            stage=child.process.stage,
+            boot_id=last.boot_id if last else self.boot_id,
+            state=state,  # type: ignore[arg-type]
+            host_ns=time.monotonic_ns(),
+            wall_ns=time.time_ns(),
+            counts={**(last.counts if last else {}), "restarts": child.keeper.restarts},
+            message=message,
+        )
+        self.outlet.tell(topics.of(status), encode(status))
+
+    def _tell_own(self) -> None:
+        states = [child.keeper.state for child in self.children.values()]
+        troubled = any(s in ("waiting", "gave-up") for s in states)
+        starting = "starting" in states
+        status = Status(
+            stage="supervisor",
+            boot_id=self.boot_id,
+            state="degraded" if troubled else "starting" if starting else "up",
+            host_ns=time.monotonic_ns(),
+            wall_ns=time.time_ns(),
+            pid=os.getpid(),
+            counts={"restarts": sum(c.keeper.restarts for c in self.children.values())},
+            message=f"model {self.metadata.name}",
+        )
+        self.outlet.tell(topics.of(status), encode(status))
+
+    # -- requests -------------------------------------------------------------------------------
+
+    def _request(self) -> None:
+        parts = self.control.recv_multipart()
+        try:
+            request = decode_request(parts[-1] if len(parts) > 1 else b"")
+        except ValueError as error:
+            self._answer(parts, False, str(error))
+            return
+        match request.get("op"):
+            case "ping":
+                self._answer(parts, True, self.info.name)
+            case "stop":
+                self._answer(parts, True, "stopping")
+                self.stop()
+            case "model" if isinstance(request.get("model"), str) and not self._asking:
+                model = str(request["model"])
+                ask = msgspec.msgpack.encode({"op": "use", "model": model})
+                self.worker.send_multipart([b"", ask])
+                self._asking = (parts, model, time.monotonic() + MODEL_TIMEOUT_S)
+            case "model":
+                self._answer(parts, False, "another model is being loaded; try again")
+            case op:
+                self._answer(parts, False, f"unknown request {op!r}; known: ping, stop, model")
+
+    def _model_answer(self) -> None:
+        reply = self.worker.recv_multipart()[-1]
+        if self._asking is None:
+            return
+        parts, model, _ = self._asking
+        self._asking = None
+        answer = msgspec.msgpack.decode(reply)
+        if answer["ok"]:  # a worker that is started again comes back with it
+            self.model = self.info.model = str(resolve(model))
+            self.metadata = read_metadata(Path(self.model))
+            self._leave_config()
+            write_daemon_file(self.dir, self.info)
+        self._answer(parts, answer["ok"], answer["text"])
+
+    def _answer(self, parts: list[bytes], ok: bool, text: str) -> None:
+        reply = msgspec.msgpack.encode({"ok": ok, "text": text})
+        with contextlib.suppress(zmq.ZMQError):
+            self.control.send_multipart([*parts[:-1], reply], zmq.NOBLOCK)
+
+    # -- ending ---------------------------------------------------------------------------------
+
+    def _end(self) -> int:
+        """Sources first, so that what they sent is still worked off; the gateway last."""
+        deadline_s = time.monotonic() + STOP_S
+        failed = False
+        stages = list(self.children.values())
+        drivers = [c for c in stages if c.process.stage.startswith("driver.")]
+        rest = [c for c in reversed(stages) if c not in drivers]
+        for group in (drivers, *([c] for c in rest)):
+            for child in group:
+                if child.popen is not None and child.popen.stdin is not None:
+                    with contextlib.suppress(OSError):
+                        child.popen.stdin.close()
+            for child in group:
+                failed |= not self._wait(child, deadline_s)
+        return 1 if failed else 0
+
+    def _wait(self, child: Child, deadline_s: float) -> bool:
+        if child.popen is None:
+            return True
+        try:
+            child.popen.wait(max(0.05, deadline_s - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            self.log.warning("%s did not end in time; killing it", child.process.stage)
+            child.popen.kill()
+            child.popen.wait()
+            return False
+        return True
+
+
+def handle_signals(supervisor: Supervisor) -> None:
+    """Ctrl-C and SIGTERM end the daemon; a second Ctrl-C is not needed."""
+
+    def on_signal(*_: object) -> None:
+        supervisor.stop()
+
+    signal.signal(signal.SIGINT, on_signal)
+    signal.signal(signal.SIGTERM, on_signal)

@@ -1,0 +1,57 @@
+"""The stages in lock step: segmentation, recogniser and decoder in one object, without processes
+or clocks. The daemon runs these very objects apart; replay, evaluation and tests compare with it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from .config import Segmentation
+from .messages import Event, Frame, Window
+from .segmentation import Segmenter, WindowSpec
+
+if TYPE_CHECKING:
+    from .recognition.bundle import Bundle
+
+#: Windows put through the network together: the events are the same, and far cheaper.
+BATCH = 64
+
+
+class Pipeline:
+    """``push`` frames, get events; ``finish`` when there are no more.
+
+    ``batch``: windows gathered before the network runs. 1 gives each event with the frame that
+    made it; more is for files.
+    """
+
+    def __init__(
+        self, bundle: Bundle, segmentation: Segmentation | None = None, *, batch: int = 1
+    ) -> None:
+        from .recognition.engine import Engine
+
+        metadata = bundle.metadata
+        spec = WindowSpec(metadata.rate_hz, metadata.size, metadata.hop)
+        self.segmenter = Segmenter(spec, segmentation)
+        self.engine = Engine(bundle)
+        self.batch = batch
+        self._due: list[Window] = []
+
+    @property
+    def counts(self) -> Counter[str]:
+        """What was refused, lost or mended on the way."""
+        return self.segmenter.counts
+
+    def push(self, frame: Frame) -> list[Event]:
+        """Events that this frame brought about."""
+        self._due += self.segmenter.push(frame)
+        return self._run() if len(self._due) >= self.batch else []
+
+    def finish(self) -> list[Event]:
+        """There is no more input: the open gestures end."""
+        self._due += self.segmenter.finish()
+        return self._run() + self.engine.close(0, "end")
+
+    def _run(self) -> list[Event]:
+        due, self._due = self._due, []
+        return self.engine.push(due) if due else []

@@ -1,0 +1,217 @@
+"""The private side of the stream: direct sockets from stage to stage, and a tap for the rest.
+
+    driver ──PUSH──▶ segmenter ──PUSH──▶ worker        (each stage binds its own PULL)
+      └──tap──┐          └──tap──┐         └──tap──▶ gateway (binds the XSUB) ──▶ subscribers
+    every stage ──PUSH status──▶ supervisor
+
+The spine is PUSH/PULL: nothing is sent to nobody, a stage that starts late finds what was queued,
+and a full queue is felt by the sender, who counts what it drops or, for a replay, waits. The tap
+is XPUB: it carries only what somebody out there has subscribed to, and can never hold the spine
+up. Both count what they drop (``Outlet.counts``).
+
+Endpoints are private to the user: ipc sockets in the run directory (0700), or tcp on loopback
+where ipc is missing. ``daemon.json`` in the run directory tells them to every process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import zmq
+
+from ..config import has_ipc
+
+#: The private sockets, by who binds them.
+SOCKETS: Final = {
+    "frames": "segmenter",
+    "windows": "worker",
+    "model": "worker",  # requests: swap the model
+    "tap": "gateway",
+    "status": "supervisor",
+    "control": "supervisor",  # requests: status, model, stop
+}
+QUEUE: Final = 2000  # messages: some seconds of a busy stream
+IPC_LIMIT: Final = 100  # bytes in a unix socket's path, safely
+
+DAEMON_FILE: Final = "daemon.json"
+
+
+class BusError(RuntimeError):
+    """A socket cannot be had; the text says which and what to do."""
+
+
+class DaemonInfo(msgspec.Struct):
+    """What ``daemon.json`` tells: who runs here and where to reach it."""
+
+    pid: int
+    name: str
+    version: str
+    public: str  #: the gateway's endpoint
+    sockets: dict[str, str]
+    devices: list[str]
+    model: str
+    started_wall_ns: int
+
+
+def private_sockets(run_dir: Path) -> dict[str, str]:
+    """Fresh private endpoints for a daemon that starts in ``run_dir``."""
+    if has_ipc():
+        longest = max(len(str(run_dir / f"{name}.ipc").encode()) for name in SOCKETS)
+        if longest > IPC_LIMIT:
+            raise BusError(
+                f"run directory {run_dir} is too long a path for sockets; "
+                "set run_dir in the config (or HGR_RUN_DIR) to a shorter one"
+            )
+        return {name: f"ipc://{run_dir}/{name}.ipc" for name in SOCKETS}
+    with contextlib.ExitStack() as stack:
+        free = {}
+        for name in SOCKETS:
+            probe = stack.enter_context(socket.socket())
+            probe.bind(("127.0.0.1", 0))
+            free[name] = f"tcp://127.0.0.1:{probe.getsockname()[1]}"
+    return free
+
+
+def write_daemon_file(run_dir: Path, info: DaemonInfo) -> None:
+    """Announce the daemon, atomically."""
+    temporary = run_dir / f"{DAEMON_FILE}.new"
+    temporary.write_bytes(msgspec.json.format(msgspec.json.encode(info), indent=1))
+    os.replace(temporary, run_dir / DAEMON_FILE)
+
+
+def read_daemon_file(run_dir: Path) -> DaemonInfo:
+    """The daemon of this run directory; raises BusError with the cure when there is none."""
+    try:
+        return msgspec.json.decode((run_dir / DAEMON_FILE).read_bytes(), type=DaemonInfo)
+    except FileNotFoundError:
+        raise BusError(f"no daemon runs in {run_dir}; start one with: hgr run") from None
+    except (OSError, msgspec.MsgspecError, json.JSONDecodeError) as error:
+        raise BusError(f"{run_dir / DAEMON_FILE} cannot be read: {error}") from None
+
+
+def bind(socket_: zmq.Socket, endpoint: str, purpose: str) -> None:
+    """Bind, or say clearly who is in the way."""
+    try:
+        socket_.bind(endpoint)
+    except zmq.ZMQError as error:
+        if error.errno == zmq.EADDRINUSE:
+            raise BusError(
+                f"{endpoint} ({purpose}) is in use: another daemon? "
+                "stop it, or choose another [gateway] port"
+            ) from None
+        raise BusError(f"{endpoint} ({purpose}) cannot be bound: {error}") from None
+
+
+def alive(socket_: zmq.Socket) -> None:
+    """Heartbeats: without them a hung peer is noticed by nobody for many seconds."""
+    socket_.setsockopt(zmq.HEARTBEAT_IVL, 1000)
+    socket_.setsockopt(zmq.HEARTBEAT_TIMEOUT, 5000)
+
+
+class Inlet:
+    """A stage's bound PULL socket."""
+
+    def __init__(self, context: zmq.Context, endpoint: str, purpose: str) -> None:
+        self.socket = context.socket(zmq.PULL)
+        self.socket.setsockopt(zmq.RCVHWM, QUEUE)
+        self.socket.setsockopt(zmq.LINGER, 0)
+        bind(self.socket, endpoint, purpose)
+
+    def drain(self, limit: int = 512) -> list[bytes]:
+        """All messages that wait now, oldest first, at most ``limit``.
+
+        A multipart message is nothing we send: its parts come joined, and fail to decode."""
+        out: list[bytes] = []
+        receive = self.socket.recv
+        try:
+            while len(out) < limit:
+                data = receive(zmq.NOBLOCK)
+                if self.socket.getsockopt(zmq.RCVMORE):
+                    data = b"".join([data, *self.socket.recv_multipart(zmq.NOBLOCK)])
+                out.append(data)
+        except zmq.Again:
+            pass
+        return out
+
+    def close(self) -> None:
+        self.socket.close()
+
+
+class Outlet:
+    """A stage's way out: the next stage (if any), and the tap. Encoded once, sent to both."""
+
+    def __init__(
+        self,
+        context: zmq.Context,
+        sockets: dict[str, str],
+        next_socket: str | None,
+        stopping: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.counts: Counter[str] = Counter()
+        self._stopping = stopping
+        self._direct: zmq.Socket | None = None
+        if next_socket is not None:
+            self._direct = context.socket(zmq.PUSH)
+            self._direct.setsockopt(zmq.SNDHWM, QUEUE)
+            self._direct.setsockopt(zmq.LINGER, 300)
+            self._direct.connect(sockets[next_socket])
+        self._tap = context.socket(zmq.XPUB)
+        self._tap.setsockopt(zmq.SNDHWM, QUEUE)
+        self._tap.setsockopt(zmq.XPUB_NODROP, 1)  # told of a full queue, so that it is counted
+        self._tap.setsockopt(zmq.LINGER, 300)
+        self._tap.connect(sockets["tap"])
+        self._tapped = False
+
+    def wait_for_tap(self, timeout_s: float) -> bool:
+        """Until the gateway has told its subscriptions: what is sent before, nobody sees."""
+        if not self._tapped:
+            self._tapped = bool(self._tap.poll(round(timeout_s * 1000)))
+        return self._tapped
+
+    def send(self, topic: str, payload: bytes, *, lossless: bool = False) -> bool:
+        """To the next stage and to the tap; False when the next stage could not take it.
+
+        ``lossless`` waits for room in both queues (until the stage is stopped); otherwise what
+        does not fit is dropped and counted."""
+        taken = True
+        if self._direct is not None:
+            taken = self._try(self._direct, [payload], "dropped_full", lossless)
+            self.counts["sent"] += taken
+        self.tell(topic, payload, lossless=lossless)
+        return taken
+
+    def tell(self, topic: str, payload: bytes, *, lossless: bool = False) -> bool:
+        """To the tap alone."""
+        return self._try(self._tap, [topic.encode(), payload], "dropped_tap", lossless)
+
+    def _try(self, socket_: zmq.Socket, parts: list[bytes], name: str, wait: bool) -> bool:
+        while True:
+            try:
+                socket_.send_multipart(parts, zmq.NOBLOCK)
+                return True
+            except zmq.Again:
+                # A tap that nobody reads must not hold a replay for ever, nor one being stopped.
+                if not wait or self._stopping():
+                    self.counts[name] += 1
+                    return False
+                if not socket_.poll(200, zmq.POLLOUT) and name == "dropped_tap":
+                    wait = False
+
+    def close(self) -> None:
+        if self._direct is not None:
+            self._direct.close()
+        self._tap.close()
+
+
+def now_ns() -> tuple[int, int]:
+    """(monotonic, wall) nanoseconds."""
+    return time.monotonic_ns(), time.time_ns()

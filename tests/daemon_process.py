@@ -1,0 +1,158 @@
+"""A real daemon for tests: ``hgr run`` in its own process, and a source that feeds it frames."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import psutil
+import zmq
+
+from hgr_stream.cli.daemon import snapshot
+from hgr_stream.client import ClientError
+from hgr_stream.messages import Frame, Status, decode, encode
+from hgr_stream.stream import topics
+from hgr_stream.stream.bus import Outlet, read_daemon_file
+
+HGR = [sys.executable, "-m", "hgr_stream.cli"]
+
+
+def free_port() -> int:
+    """A port whose neighbour is free too (the gateway takes two)."""
+    while True:
+        with socket.socket() as a, socket.socket() as b:
+            a.bind(("127.0.0.1", 0))
+            port = a.getsockname()[1]
+            with contextlib.suppress(OSError):
+                b.bind(("127.0.0.1", port + 1))
+                return port
+
+
+def wait_until(condition, timeout_s: float = 10.0, what: str = "it") -> None:
+    """Poll until true; fail with the name of what did not happen."""
+    end_s = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < end_s, f"{what} did not happen within {timeout_s:g} s"
+        time.sleep(0.02)
+
+
+class Daemon:
+    """One running ``hgr run``."""
+
+    def __init__(self, tmp_path: Path, config: str, *, start: bool = True) -> None:
+        self.port = free_port()
+        self.endpoint = f"tcp://127.0.0.1:{self.port}"
+        self.run_dir = tmp_path / "run"
+        self.config = tmp_path / "daemon.toml"
+        head = f'name = "test"\nrun_dir = "{self.run_dir}"\n'
+        gateway = f"[gateway]\nport = {self.port}\n"
+        self.config.write_text(head + config + ("" if "[gateway]" in config else gateway))
+        if "[gateway]" in config:
+            text = self.config.read_text().replace("[gateway]", gateway.strip())
+            self.config.write_text(text)
+        self.log = tmp_path / "daemon.log"
+        self.env = {**os.environ, "HGR_ENDPOINT": self.endpoint, "HGR_RUN_DIR": str(self.run_dir)}
+        self.process: subprocess.Popen[bytes] | None = None
+        if start:
+            self.start()
+
+    def start(self) -> None:
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [*HGR, "run", str(self.config)], stdout=log, stderr=log, env=self.env
+            )
+        wait_until(lambda: self.ended() or "up: " in self.text(), 40, "the start of the daemon")
+        assert not self.ended(), self.text()
+
+    def ended(self) -> bool:
+        return self.process is None or self.process.poll() is not None
+
+    def text(self) -> str:
+        return self.log.read_text()
+
+    def hgr(self, *arguments: str, timeout_s: float = 30) -> subprocess.CompletedProcess[str]:
+        """A command beside the daemon."""
+        return subprocess.run(
+            [*HGR, *arguments], env=self.env, capture_output=True, text=True, timeout=timeout_s,
+            check=False,
+        )  # fmt: skip
+
+    def status(self) -> dict[str, Status]:
+        with contextlib.suppress(ClientError):
+            rows = [decode(Status, payload) for _, payload in snapshot(self.endpoint, "status/")]
+            return {row.stage: row for row in rows}
+        return {}
+
+    def count(self, stage: str, name: str) -> int:
+        row = self.status().get(stage)
+        return row.counts.get(name, 0) if row else 0
+
+    def pid(self, stage: str) -> int:
+        wait_until(
+            lambda: (s := self.status().get(stage)) is not None and s.pid > 0, 10, f"{stage}'s pid"
+        )
+        return self.status()[stage].pid
+
+    def processes(self) -> list[psutil.Process]:
+        assert self.process is not None
+        own = psutil.Process(self.process.pid)
+        return [own, *own.children(recursive=True)]
+
+    def stop(self, sig: int = signal.SIGINT) -> float:
+        """Seconds that the end took."""
+        if self.process is None:
+            return 0.0
+        began_s = time.monotonic()
+        if not self.ended():
+            self.process.send_signal(sig)
+        self.process.wait(20)
+        return time.monotonic() - began_s
+
+
+class Feeder:
+    """A source under test control: frames straight onto the daemon's own socket."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        self.context = zmq.Context()
+        self.sockets = read_daemon_file(daemon.run_dir).sockets
+        self.outlet = Outlet(self.context, self.sockets, "frames")
+        assert self.outlet.wait_for_tap(5)
+
+    def send(self, frames: list[Frame], *, end: bool = False) -> None:
+        for frame in frames:
+            frame.sent_ns = time.monotonic_ns()
+            assert self.outlet.send(topics.of(frame), encode(frame), lossless=True)
+        if end:
+            last = msgspec.structs.replace(frames[-1], seq=frames[-1].seq + 1, hands=[], end=True)
+            assert self.outlet.send(topics.of(last), encode(last), lossless=True)
+
+    def raw(self, socket_name: str, parts: list[bytes], kind: int = zmq.PUSH) -> None:
+        """Any bytes onto any private socket."""
+        with self.context.socket(kind) as out:
+            out.setsockopt(zmq.LINGER, 500)
+            out.connect(self.sockets[socket_name])
+            if kind == zmq.XPUB:
+                assert out.poll(5000)  # the other side's subscriptions
+            out.send_multipart(parts)
+            time.sleep(0.02)
+
+    def close(self) -> None:
+        self.outlet.close()
+        self.context.destroy(linger=500)
+
+
+@contextlib.contextmanager
+def feeding(daemon: Daemon) -> Iterator[Feeder]:
+    feeder = Feeder(daemon)
+    try:
+        yield feeder
+    finally:
+        feeder.close()

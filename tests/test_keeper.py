@@ -1,0 +1,86 @@
+"""The supervisor's judgement, with time as an argument."""
+
+from __future__ import annotations
+
+from hgr_stream.config import Supervisor
+from hgr_stream.daemon.keeper import Keeper
+from hgr_stream.daemon.processes import EXIT_FATAL
+
+OPTIONS = Supervisor(
+    heartbeat_timeout_s=5, start_timeout_s=20, backoff_s=0.5, backoff_max_s=3, max_restarts=4,
+    window_s=100,
+)  # fmt: skip
+
+
+def test_a_life_without_trouble() -> None:
+    keeper = Keeper(OPTIONS)
+    assert keeper.due(0) == "start"
+    keeper.started(0)
+    assert keeper.due(19) is None
+    keeper.beat(3, ready=False)
+    assert keeper.state == "starting"
+    keeper.beat(4, ready=True)
+    assert keeper.state == "up"
+    assert keeper.due(8.9) is None
+
+
+def test_silence_is_killed_and_started_again_later_each_time() -> None:
+    keeper = Keeper(OPTIONS)
+    now, delays = 0.0, []
+    for _ in range(4):
+        assert keeper.due(now) == "start"
+        keeper.started(now)
+        keeper.beat(now + 1, ready=True)
+        assert keeper.due(now + 6.1) == "kill"
+        assert "silent" in keeper.reason
+        now += 6.2
+        keeper.exited(now, -9)
+        delays.append(keeper.start_at_s - now)
+        assert keeper.due(now + 0.99 * delays[-1]) is None
+        now = keeper.start_at_s
+    assert [round(d, 3) for d in delays] == [0.5, 1.0, 2.0, 3.0]
+    assert keeper.restarts == 4
+
+
+def test_too_many_falls_within_the_window_are_given_up() -> None:
+    keeper = Keeper(OPTIONS)
+    for i in range(4):
+        keeper.started(i)
+        keeper.exited(i + 0.5, 1)
+        assert keeper.state == "waiting"
+        keeper.reason = ""
+    keeper.started(5)
+    keeper.exited(6, 1)
+    assert keeper.state == "gave-up"
+    assert "5 times" in keeper.reason
+    assert keeper.due(1000) is None
+
+
+def test_falls_are_forgotten_after_the_window() -> None:
+    keeper = Keeper(OPTIONS)
+    for i in range(20):
+        keeper.started(i * 101.0)
+        keeper.exited(i * 101.0 + 1, 1)
+        assert keeper.state == "waiting"
+
+
+def test_a_start_that_takes_too_long() -> None:
+    keeper = Keeper(OPTIONS)
+    keeper.started(0)
+    keeper.beat(10, ready=False)
+    assert keeper.due(20.1) == "kill"
+
+
+def test_fatal_and_wanted_ends() -> None:
+    keeper = Keeper(OPTIONS)
+    keeper.started(0)
+    keeper.exited(1, EXIT_FATAL)
+    assert keeper.state == "gave-up"
+    source = Keeper(OPTIONS, may_end=True)
+    source.started(0)
+    source.exited(1, 0)
+    assert source.state == "ended"
+    stage = Keeper(OPTIONS)
+    stage.started(0)
+    stage.exited(1, 0)
+    assert stage.state == "waiting"
