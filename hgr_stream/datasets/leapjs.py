@@ -1,0 +1,153 @@
+"""Leap Motion recordings as JSON: LeapJS playback files and plain lists of frames.
+
+Three forms, all also gzipped: ``{"metadata", "frames": [frame, ...]}`` (LeapJS playback 0.1),
+the same with ``formatVersion`` 2 (frames packed into arrays behind their structure), and a bare
+list of frames (SDK 1, ``leap_play``). What a frame holds is ``leap_json``'s affair.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zlib
+from collections import Counter
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, BinaryIO, Final, cast
+
+import msgspec
+
+from . import leap_json
+from .base import DatasetError
+from .leap_json import LeapFrame, LeapHand, LeapJsonError
+
+__all__ = ["LeapFrame", "LeapHand", "LeapRecording", "frame_texts", "load_leapjs"]
+
+#: Larger than any session that LeapJS can record; a guard against a crafted gzip file.
+MAX_BYTES: Final = 1 << 29
+
+_REASONS: Final = {
+    leap_json.NO_BONES: "SDK 1: palm and tips but no bones, which cannot give 22 joints",
+    leap_json.INCOMPLETE: "a finger or a joint is missing",
+    leap_json.MALFORMED: "a field of the wrong type or length",
+    leap_json.NOT_FINITE: "NaN, infinite or absurd joints",
+    leap_json.TOO_MANY: f"more than {leap_json.MAX_HANDS} hands in one frame",
+}
+
+
+@dataclass
+class LeapRecording:
+    """A recording, in file order. A frame without a readable hand is there with ``hands=[]``.
+
+    notes: faults found, one line each. refused: hands that could not be read, by reason.
+    """
+
+    name: str
+    frames: list[LeapFrame]
+    notes: list[str] = field(default_factory=list)
+    refused: dict[str, int] = field(default_factory=dict)
+
+
+class _Playback(msgspec.Struct):
+    frames: list[msgspec.Raw]
+    metadata: dict[str, Any] = {}
+
+
+def load_leapjs(path: Path) -> LeapRecording:
+    """Read a recording (see the module's docstring). Raises DatasetError naming file and fault."""
+    path = Path(path)
+    frames: list[LeapFrame] = []
+    bad: list[str] = []
+    texts = frame_texts(path)
+    for number, text in enumerate(texts):
+        try:
+            frame = leap_json.decode_message(text)
+            if not isinstance(frame, LeapFrame):
+                raise LeapJsonError("not a frame but another message")
+            frames.append(frame)
+        except LeapJsonError as error:
+            bad.append(f"frame {number}: {error}")
+    if not frames:
+        raise DatasetError(
+            f"{path}: " + (f"no frame is readable; {bad[0]}" if bad else "no frames")
+        )
+
+    refused = Counter(reason for frame in frames for reason in frame.refused)
+    read = sum(len(frame.hands) for frame in frames)
+    total = read + refused.total()
+    notes = [
+        f"{count} of {total} hands refused: {_REASONS[reason]}"
+        for reason, count in refused.most_common()
+    ]
+    if bad:
+        notes.append(f"{len(bad)} of {len(texts)} frames unreadable; first: {bad[0]}")
+    if estimated := sum(frame.estimated_wrists for frame in frames):
+        notes.append(f"{estimated} of {read} hands came without a wrist (SDK 2 beta): estimated")
+    if still := sum(after.device_ns <= before.device_ns for before, after in pairwise(frames)):
+        notes.append(f"{still} frames whose time does not advance")
+    return LeapRecording(_stem(path), frames, notes, dict(refused))
+
+
+def frame_texts(path: Path) -> list[bytes]:
+    """The frames of a recording as JSON texts, each as the file has it (packed ones unpacked).
+
+    Raises DatasetError naming file and fault."""
+    texts = _texts(path, _read(path))
+    if not texts:
+        raise DatasetError(f"{path}: no frames")
+    return texts
+
+
+def _texts(path: Path, data: bytes) -> list[bytes]:
+    try:
+        if data.lstrip()[:1] == b"[":
+            return [bytes(raw) for raw in msgspec.json.decode(data, type=list[msgspec.Raw])]
+        playback = msgspec.json.decode(data, type=_Playback)
+        if playback.metadata.get("formatVersion") != 2:
+            return [bytes(raw) for raw in playback.frames]
+        rows = [msgspec.json.decode(raw) for raw in playback.frames]
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+        return _python_texts(path, data, str(error))
+    return _unpacked(path, rows)
+
+
+def _python_texts(path: Path, data: bytes, fault: str) -> list[bytes]:
+    """The slow way, for files that only Python's reader takes: NaN and Infinity as numbers."""
+    try:
+        content = json.loads(data)
+    except (ValueError, RecursionError):
+        raise DatasetError(f"{path}: not readable as JSON: {fault}") from None
+    frames = content.get("frames") if isinstance(content, dict) else content
+    if not isinstance(frames, list):
+        raise DatasetError(f"{path}: not a Leap recording: no list of frames")
+    metadata = content.get("metadata") if isinstance(content, dict) else None
+    if isinstance(metadata, dict) and metadata.get("formatVersion") == 2:
+        return _unpacked(path, frames)
+    return [json.dumps(frame).encode() for frame in frames]
+
+
+def _unpacked(path: Path, rows: list[Any]) -> list[bytes]:
+    try:
+        return [json.dumps(leap_json.unpack(rows[0], row)).encode() for row in rows[1:]]
+    except LeapJsonError as error:
+        raise DatasetError(f"{path}: {error}") from None
+
+
+def _read(path: Path) -> bytes:
+    if path.suffix == ".lz":
+        raise DatasetError(f"{path}: LZ-string compressed; export it from LeapJS as .json instead")
+    try:
+        with path.open("rb") as probe:
+            gzipped = probe.read(2) == b"\x1f\x8b"
+        with cast(BinaryIO, gzip.open(path)) if gzipped else path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise DatasetError(f"{path}: {error}") from None
+    if len(data) > MAX_BYTES:
+        raise DatasetError(f"{path}: more than {MAX_BYTES >> 20} MiB of JSON")
+    return data
+
+
+def _stem(path: Path) -> str:
+    return path.name.removesuffix(".gz").removesuffix(".json")
