@@ -365,7 +365,7 @@ class Live(Silent):
             gestures.add_column(name)
         for i, truth in list(enumerate(score.performed))[-9:]:
             event = found.get(i)
-            mark = "[green]right[/]" if event else "[yellow]...[/]"
+            mark = "[green]✓[/]" if event else "[yellow]...[/]"
             gestures.add_row(
                 truth.label,
                 event.label if event else "",

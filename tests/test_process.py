@@ -1,0 +1,189 @@
+"""``hgr process`` and its lines: events in seconds and in the file's own frame numbers."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hgr_stream.cli.process import FrameNumbers, event_lines
+from hgr_stream.messages import Event, encode
+from hgr_stream.pipeline import Pipeline
+from hgr_stream.recognition.bundle import load
+from hgr_stream.recording import Writer
+from hgr_stream.stream import topics
+from tests.hands import MS, frame, hand_joints, swipe_frames
+from tests.models import save_palm_model
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_palm_model(tmp_path_factory.mktemp("model") / "palm.pt")
+
+
+@pytest.fixture(scope="module")
+def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("recording") / "swipes.mcap"
+    with Writer(path) as writer:
+        for f in swipe_frames(3):
+            writer.write(topics.of(f), encode(f), f.time_ns, f.time_ns, f.seq)
+    return path
+
+
+def process(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "hgr_stream.cli", "process", *map(str, arguments)],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+
+
+def test_batches_give_the_events_of_single_frames(model: Path) -> None:
+    bundle = load(model)
+    told = []
+    for batch in (1, 7, 64, 10_000):
+        pipeline = Pipeline(bundle, batch=batch)
+        events = [e for f in swipe_frames(3) for e in pipeline.push(f)] + pipeline.finish()
+        told.append([(e.kind, e.label, e.onset_ns, e.offset_ns, e.report_ns) for e in events])
+    assert told[0] == told[1] == told[2] == told[3]
+    assert [t[0] for t in told[0]].count("confirmed") == 3
+
+
+def test_a_line_an_event(recording: Path, model: Path) -> None:
+    done = process(recording, "--model", model, "--json")
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    confirmed = [x for x in lines if x["kind"] == "confirmed"]
+    assert [x["label"] for x in confirmed] == ["RIGHT"] * 3
+    for i, line in enumerate(confirmed):
+        assert line["file"] == str(recording)
+        # The strokes begin 1 s into each 6.4 s; 100 frames a second, numbered from 1.
+        assert line["start"] == pytest.approx(6.4 * i + 1.05, abs=0.15)
+        assert line["start"] < line["end"] <= line["report"]
+        assert line["start_frame"] == pytest.approx(100 * line["start"] + 1, abs=1.5)
+        assert line["end_frame"] == pytest.approx(100 * line["end"] + 1, abs=1.5)
+        assert line["report_frame"] >= line["end_frame"]
+        early = [x for x in lines if x["id"] == line["id"] and x["kind"] == "early"]
+        assert [x["outcome"] for x in early] == ["confirmed"]
+        assert early[0]["end"] == line["end"]
+        assert early[0]["report"] < line["report"]
+    assert "times real time" in done.stderr
+
+
+def test_for_people(recording: Path, model: Path) -> None:
+    done = process(recording, "--model", model)
+    assert done.returncode == 0
+    assert len(done.stdout.splitlines()) == 3
+    assert "RIGHT" in done.stdout
+
+
+def test_bad_files_are_named_and_the_good_one_is_done(
+    recording: Path, model: Path, tmp_path: Path
+) -> None:
+    text = tmp_path / "text.mcap"
+    text.write_text("not a recording")
+    empty = tmp_path / "empty.mcap"
+    with Writer(empty):
+        pass
+    done = process(text, recording, empty, tmp_path / "none.mcap", "--model", model, "--json")
+    assert done.returncode == 1
+    assert len([x for x in done.stdout.splitlines() if '"kind": "confirmed"' in x]) == 3
+    errors = [line for line in done.stderr.splitlines() if line.startswith("Error:")]
+    assert len(errors) == 3
+    for name, line in zip(("text.mcap", "empty.mcap", "none.mcap"), errors, strict=True):
+        assert name in line
+
+
+def test_a_cut_recording_gives_what_it_holds(recording: Path, model: Path, tmp_path: Path) -> None:
+    cut = tmp_path / "cut.mcap"
+    with Writer(whole := tmp_path / "whole.mcap") as writer:
+        for f in swipe_frames(3):
+            writer.write(topics.of(f), encode(f), f.time_ns, f.time_ns, f.seq)
+            writer.tick(f.time_ns / 1e9)
+    cut.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    done = process(cut, "--model", model, "--json")
+    assert done.returncode == 0
+    assert 1 <= done.stdout.count('"kind": "confirmed"') < 3
+    assert "cut" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("model_text", "fault"), [(None, "no such model file"), ("x", "not a TorchScript file")]
+)
+def test_a_wrong_model_is_one_line(
+    recording: Path, tmp_path: Path, model_text: str | None, fault: str
+) -> None:
+    path = tmp_path / "model.pt"
+    if model_text is not None:
+        path.write_text(model_text)
+    done = process(recording, "--model", path)
+    assert done.returncode == 1
+    assert fault in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_frame_numbers() -> None:
+    numbers = FrameNumbers()
+    for index, ms in ((10, 0), (11, 50), (12, 40), (13, 100), (20, 200)):
+        f = frame(index, ms * MS + 7 * MS, hand_joints())
+        f.index = index
+        numbers.add(f)
+    numbers.freeze()  # 12 ran back in time
+    assert [numbers.nearest((ms + 7) * MS) for ms in (-5, 20, 26, 75, 76, 170, 999)] == [
+        10, 10, 11, 11, 13, 20, 20,
+    ]  # fmt: skip
+    assert [numbers.latest((ms + 7) * MS) for ms in (0, 49, 50, 150, 500)] == [10, 10, 11, 13, 20]
+    assert numbers.seconds(107 * MS) == 0.1
+
+
+def test_an_early_label_that_was_not_confirmed_is_told_as_cancelled() -> None:
+    numbers = FrameNumbers()
+    for i in range(100):
+        numbers.add(frame(i, i * 10 * MS, hand_joints()))
+    numbers.freeze()
+
+    def event(event_id: str, kind: str, at_ms: int, end_ms: int = 0, reason: str = "") -> Event:
+        return Event(
+            event_id, kind, "V", "d", "right", "right", 100 * MS, at_ms * MS, 0.8,  # type: ignore[arg-type]
+            offset_ns=end_ms * MS, report_ns=at_ms * MS, reason=reason,
+        )  # fmt: skip
+
+    events = [
+        event("a", "begin", 200), event("a", "early", 250), event("a", "cancelled", 600, 550, "no"),
+        event("b", "begin", 200), event("b", "cancelled", 600, 550, "too short"),
+    ]  # fmt: skip
+    lines = list(event_lines("f", events, numbers.freeze()))
+    assert [(x["id"], x["kind"]) for x in lines] == [("a", "early"), ("a", "cancelled")]
+    assert lines[0]["outcome"] == "cancelled"
+    assert lines[0]["end_frame"] == 56
+    assert lines[0]["report_frame"] == 26
+    assert lines[1]["reason"] == "no"
+
+
+def test_the_official_text_form_and_its_row_numbers(shared_data: Path, tmp_path: Path) -> None:
+    """The numbers of a SHREC'21 file are its 1-based rows, whatever form it came in."""
+    import tarfile
+
+    with tarfile.open(shared_data / "shrec21_online_train" / "raw_sequences_1-8.tar.xz") as tar:
+        tar.extractall(tmp_path, filter="data")
+    folder = next(tmp_path.rglob("1.txt")).parent
+    done = process("--format", "shrec21", folder, "--json")
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    found = {
+        (Path(x["file"]).stem, x["label"]): (x["start_frame"], x["end_frame"])
+        for x in lines
+        if x["kind"] == "confirmed"
+    }
+    annotations = shared_data / "shrec21_online_train" / "annotations_revised_training.txt"
+    hits = total = 0
+    for row in annotations.read_text().splitlines()[:8]:
+        fields = [x.strip() for x in row.strip().strip(";").split(";") if x.strip()]
+        for label, start, end in zip(fields[1::3], fields[2::3], fields[3::3], strict=True):
+            total += 1
+            got = found.get((fields[0], label))
+            hits += got is not None and got[0] < int(end) and got[1] > int(start)
+    assert total == 23
+    assert hits >= 21  # of the model's own training sequences

@@ -1,0 +1,130 @@
+"""What every driver gets from the runner, and a third-party driver that is found by entry point."""
+
+from __future__ import annotations
+
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hgr_drivers.base import HandSample, Performed, Sample
+from hgr_drivers.runner import Backoff, Publisher
+
+from tests.daemon_process import Daemon, wait_until
+from tests.hands import MS, frame, hand_joints
+from tests.models import save_palm_model
+
+
+def test_samples_become_numbered_stamped_frames() -> None:
+    publisher = Publisher("leap", "boot", lossless=False)
+    hand = HandSample(5, "left", hand_joints(side="left"), 0.7)
+    frames = [
+        publisher.frame(Sample(i * 10 * MS, [hand], index=100 + i), i * 10 * MS + 2 * MS, 7)
+        for i in range(5)
+    ]
+    assert [f.seq for f in frames] == [0, 1, 2, 3, 4]
+    assert [f.index for f in frames] == [100, 101, 102, 103, 104]
+    assert {f.boot_id for f in frames} == {"boot"}
+    assert [f.device_ns for f in frames] == [i * 10 * MS for i in range(5)]
+    assert [f.time_ns for f in frames] == [i * 10 * MS + 2 * MS for i in range(5)]
+    got = frames[0].hands[0]
+    assert (got.id, got.side, got.confidence) == (5, "left", 0.7)
+    np.testing.assert_array_equal(got.array(), hand.joints)
+
+
+def test_what_a_source_performed_is_told_in_stream_time() -> None:
+    publisher = Publisher("synthetic", "boot", lossless=False)
+    sample = Sample(1000 * MS, [], performed=[Performed(1, "TAP", 400 * MS, 900 * MS)])
+    published = publisher.frame(sample, 5000 * MS, 0)
+    truth = publisher.truths(sample, published)[0]
+    assert (truth.label, truth.onset_ns // MS, truth.offset_ns // MS) == ("TAP", 4400, 4900)
+
+
+def test_a_replayed_frame_keeps_its_stream_time_and_gets_a_new_publisher() -> None:
+    publisher = Publisher("replay", "new", lossless=True)
+    recorded = frame(17, 123 * MS, hand_joints(), device="leap", boot_id="old")
+    out = publisher.frame(Sample(None, [], frame=recorded), 999 * MS, 5)
+    assert (out.boot_id, out.seq, out.time_ns, out.host_ns) == ("new", 0, 123 * MS, 999 * MS)
+    assert (out.device, out.index, out.lossless) == ("leap", recorded.index, True)
+    assert out.hands == recorded.hands
+    end = publisher.ends(1000 * MS, 6)
+    assert [(f.device, f.seq, f.end) for f in end] == [("leap", 1, True)]
+
+
+def test_back_off_doubles_up_to_a_limit_and_forgets() -> None:
+    backoff = Backoff(0.5, 8.0)
+    assert [backoff.failed() for _ in range(7)] == [0.5, 1, 2, 4, 8, 8, 8]
+    backoff.succeeded()
+    assert backoff.failed() == 0.5
+
+
+FOREIGN = '''
+import time
+from hgr_drivers.base import DeviceError, Driver, EndOfStream, HandSample, Options, Sample
+import numpy as np
+
+class Moody(Driver):
+    """Absent twice, gives 20 samples, is lost, gives 20 more, goes silent, then ends."""
+    name = "moody"
+    silence_s = 0.5
+    silence_cure = "shake it"
+    class Options(Options):
+        greeting: str
+    opened = 0
+
+    def open(self):
+        self.opened += 1
+        self.given = 0
+        if self.opened <= 2:
+            raise DeviceError(f"{self.options.greeting}: not plugged in", "plug it in")
+
+    def read(self, timeout_s):
+        time.sleep(0.01)
+        if self.opened == 5:
+            raise EndOfStream
+        if self.given == 20:
+            if self.opened == 3:
+                raise DeviceError("unplugged")
+            time.sleep(timeout_s)
+            return None
+        self.given += 1
+        return Sample(None, [], index=self.given)
+
+    def close(self):
+        pass
+'''
+
+
+@pytest.fixture
+def foreign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A package of somebody else's, installed as pip would leave it."""
+    site = tmp_path / "site"
+    info = site / "moody-1.0.dist-info"
+    info.mkdir(parents=True)
+    (site / "moody.py").write_text(textwrap.dedent(FOREIGN))
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: moody\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[hgr_stream.drivers]\nmoody = moody:Moody\n")
+    monkeypatch.setenv("PYTHONPATH", str(site))
+    return site
+
+
+def test_a_driver_that_fails_in_every_way_is_reopened_and_told_of(
+    foreign: Path, tmp_path: Path
+) -> None:
+    model = save_palm_model(tmp_path / "palm.pt")
+    config = f'[devices.mine]\ndriver = "moody"\ngreeting = "hello"\n[model]\nuse = "{model}"\n'
+    daemon = Daemon(tmp_path, config)
+    try:
+        wait_until(lambda: "driver.mine: ended by itself" in daemon.text(), 30, "its end")
+        status = daemon.status()["driver.mine"]
+        text = daemon.text()
+    finally:
+        daemon.stop()
+    assert "hello: not plugged in; plug it in" in text
+    assert text.count("not plugged in") == 1  # the same trouble is told once
+    assert "unplugged" in text
+    assert "no frame for 0.5 s; shake it" in text
+    assert status.state == "stopped"
+    assert status.counts["frames"] == 40
+    assert status.counts["reconnects"] == 4
+    assert status.counts["silent"] == 1
