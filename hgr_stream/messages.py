@@ -166,7 +166,7 @@ def decode(kind: type[M], data: bytes) -> M:
     if len(data) > MAX_MESSAGE_BYTES:
         raise MessageError(f"oversized {kind.__name__.lower()}: {len(data)} bytes")
     try:
-        message = _decoders[kind].decode(data)
+        message: M = _decoders[kind].decode(data)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise MessageError(f"malformed {kind.__name__.lower()}: {error}") from None
     if message.v != VERSION:

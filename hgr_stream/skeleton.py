@@ -96,7 +96,8 @@ def from_shrec21(points: NDArray[np.floating]) -> Float32:
 
 def camera_to_canonical(points: NDArray[np.floating]) -> Float32:
     """Camera axes (x right, y down, z away) facing the user -> canonical axes: (-x, -y, z)."""
-    return (np.asarray(points) * np.array([-1.0, -1.0, 1.0])).astype(np.float32)
+    out: Float32 = (np.asarray(points) * np.array([-1.0, -1.0, 1.0])).astype(np.float32)
+    return out
 
 
 def mirrored(joints: Float32) -> Float32:
@@ -129,7 +130,8 @@ def bone_lengths(joints: Float32) -> Float32:
     """(..., 22, 3) -> (..., 21) lengths in the input's units, in the order of ``BONES``."""
     parents = [p for p, _ in BONES]
     children = [c for _, c in BONES]
-    return np.linalg.norm(joints[..., children, :] - joints[..., parents, :], axis=-1)
+    lengths: Float32 = np.linalg.norm(joints[..., children, :] - joints[..., parents, :], axis=-1)
+    return lengths
 
 
 def chirality(joints: Float32) -> NDArray[np.float32]:
@@ -143,4 +145,5 @@ def chirality(joints: Float32) -> NDArray[np.float32]:
         joints[..., INDEX_BASE, :] - wrist, joints[..., PINKY_BASE, :] - wrist, axis=-1
     )
     bend = joints[..., 13, :] - joints[..., MIDDLE_BASE, :]
-    return np.sum(across * bend, axis=-1)
+    product: Float32 = np.sum(across * bend, axis=-1)
+    return product

@@ -154,7 +154,7 @@ def test_an_early_label_that_was_not_confirmed_is_told_as_cancelled() -> None:
         event("a", "begin", 200), event("a", "early", 250), event("a", "cancelled", 600, 550, "no"),
         event("b", "begin", 200), event("b", "cancelled", 600, 550, "too short"),
     ]  # fmt: skip
-    lines = list(event_lines("f", events, numbers.freeze()))
+    lines = list(event_lines("f", events, {"d": numbers}))
     assert [(x["id"], x["kind"]) for x in lines] == [("a", "early"), ("a", "cancelled")]
     assert lines[0]["outcome"] == "cancelled"
     assert lines[0]["end_frame"] == 56

@@ -57,18 +57,33 @@ class Publisher:
         self.lossless = lossless
         self.clock = ClockMap()
         self.seqs: dict[str, int] = {}
+        #: device -> (recorded boot id, how many there were before it)
+        self._recorded: dict[str, tuple[str, int]] = {}
 
     def _seq(self, device: str) -> int:
         seq = self.seqs.get(device, 0)
         self.seqs[device] = seq + 1
         return seq
 
+    def _boot_id(self, device: str) -> str:
+        generation = self._recorded.get(device, ("", 0))[1]
+        return f"{self.boot_id}.{generation}" if generation else self.boot_id
+
+    def _follow(self, recorded: Frame) -> None:
+        """A publisher that was started anew in the recording is so in the replay."""
+        last, generation = self._recorded.get(recorded.device, (recorded.boot_id, 0))
+        if recorded.boot_id != last:
+            generation += 1
+            self.seqs[recorded.device] = 0
+        self._recorded[recorded.device] = (recorded.boot_id, generation)
+
     def frame(self, sample: Sample, host_ns: int, wall_ns: int) -> Frame:
         """The frame of a sample that arrived at ``host_ns``."""
         if sample.frame is not None:  # replayed: its stream time and content are the recording's
+            self._follow(sample.frame)
             return msgspec.structs.replace(
                 sample.frame,
-                boot_id=self.boot_id,
+                boot_id=self._boot_id(sample.frame.device),
                 seq=self._seq(sample.frame.device),
                 host_ns=host_ns,
                 wall_ns=wall_ns,
@@ -111,7 +126,7 @@ class Publisher:
         return [
             Frame(
                 device=device,
-                boot_id=self.boot_id,
+                boot_id=self._boot_id(device),
                 seq=self._seq(device),
                 time_ns=0,
                 device_ns=0,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import click
@@ -58,7 +58,9 @@ class FrameNumbers:
         return int(self.index[max(0, int(np.searchsorted(self.times_ns, time_ns, "right")) - 1)])
 
 
-def event_lines(file: str, events: list[Event], numbers: FrameNumbers) -> Iterator[dict]:
+def event_lines(
+    file: str, events: list[Event], devices: Mapping[str, FrameNumbers]
+) -> Iterator[dict[str, object]]:
     """The lines of one recording: ``early`` and ``confirmed``, joined by ``id``; and one
     ``cancelled`` for each early label that was not confirmed. An early line is completed with the
     end that its gesture turned out to have."""
@@ -70,6 +72,7 @@ def event_lines(file: str, events: list[Event], numbers: FrameNumbers) -> Iterat
         if event.kind not in ("early", "confirmed", "cancelled"):
             continue
         final = last.get(event.id, event)
+        numbers = devices[event.device]
         end_ns = final.offset_ns or final.decided_ns
         start_ns = min(event.onset_ns if event.kind == "early" else final.onset_ns, end_ns)
         line: dict[str, object] = {
@@ -94,15 +97,21 @@ def event_lines(file: str, events: list[Event], numbers: FrameNumbers) -> Iterat
         yield line
 
 
-def run_recording(pipeline: Pipeline, recording: Recording) -> tuple[list[Event], FrameNumbers]:
-    """All events of a recording, and its frame numbers."""
-    numbers = FrameNumbers()
+def run_recording(
+    pipeline: Pipeline, recording: Recording
+) -> tuple[list[Event], dict[str, FrameNumbers]]:
+    """All events of a recording, and the frame numbers of each device in it."""
+    devices: dict[str, FrameNumbers] = {}
     events: list[Event] = []
     for frame in recording.frames:
-        numbers.add(frame)
+        if not frame.end:
+            numbers = devices.get(frame.device)
+            if numbers is None:
+                numbers = devices[frame.device] = FrameNumbers()
+            numbers.add(frame)
         events += pipeline.push(frame)
     events += pipeline.finish()
-    return events, numbers.freeze()
+    return events, {device: numbers.freeze() for device, numbers in devices.items()}
 
 
 @click.command(
@@ -168,7 +177,7 @@ def process(
             progress.update(task, description=f"{recording.name} ({done} done, {told} events)")
             pipeline = Pipeline(bundle, batch=BATCH)
             try:
-                events, numbers = run_recording(pipeline, recording)
+                events, devices = run_recording(pipeline, recording)
             except DatasetError as error:
                 complain(error)
                 continue
@@ -179,13 +188,13 @@ def process(
                 if _holds_many(recording.file)
                 else str(recording.file)
             )
-            if not len(numbers.times_ns):
+            if not devices:
                 complain(DatasetError(f"{name}: holds no frames"))
                 continue
             for note in [*recording.notes, *refusals(pipeline)]:
                 click.echo(f"{name}: {note}", err=True)
-            stream_s += numbers.seconds(int(numbers.times_ns[-1]))
-            for line in event_lines(name, events, numbers):
+            stream_s += max(n.seconds(int(n.times_ns[-1])) for n in devices.values())
+            for line in event_lines(name, events, devices):
                 if as_json:
                     click.echo(json.dumps(line))
                 elif line["kind"] == "confirmed":

@@ -46,7 +46,7 @@ POLL_S = 0.1
 STOP_S = 1.6  # all processes together; what is not gone by then is killed
 MODEL_TIMEOUT_S = 30.0
 _OWN_GROUP: dict[str, Any] = (
-    {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
+    {"creationflags": 0x200}  # CREATE_NEW_PROCESS_GROUP, named on Windows alone
     if sys.platform == "win32"
     else {"start_new_session": True}
 )

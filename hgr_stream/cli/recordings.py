@@ -1,0 +1,362 @@
+"""``hgr record``, ``replay``, ``info``, ``recover``, ``import``: recordings in and out."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+import msgspec
+
+from ..config import default_run_dir
+from ..recording import DeviceInfo, Info, RecordingError, Writer
+from .daemon import connect_option, name_option
+
+if TYPE_CHECKING:
+    from ..client import Stream
+    from ..messages import Frame
+
+PROGRESS_S = 0.5
+#: Messages that may wait while the disk is slow: half a minute of a busy stream.
+RECORD_QUEUE = 200_000
+#: After the end was asked for, what has come already is still written, for so long at most.
+DRAIN_S = 0.5
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+
+file_argument = click.argument("file", type=click.Path(path_type=Path))
+force_option = click.option("--force", is_flag=True, help="Overwrite what is there.")
+
+
+@contextlib.contextmanager
+def errors_told() -> Iterator[None]:
+    """Errors of files as one line."""
+    from ..datasets.base import DatasetError
+
+    try:
+        yield
+    except (RecordingError, DatasetError) as error:
+        raise click.ClickException(str(error)) from None
+    except OSError as error:
+        raise click.ClickException(f"{error.filename or 'file'}: {error.strerror}") from None
+
+
+class Progress:
+    """A line on standard error that is written over, and only where a person sees it."""
+
+    def __init__(self) -> None:
+        self._shown = sys.stderr.isatty()
+        self._next_s = 0.0
+        self._open = False
+
+    def show(self, text: str, now_s: float) -> None:
+        if self._shown and now_s >= self._next_s:
+            self._next_s = now_s + PROGRESS_S
+            click.echo(f"\r\x1b[K{text}", err=True, nl=False)
+            self._open = True
+
+    def close(self) -> None:
+        if self._open:
+            click.echo("\r\x1b[K", err=True, nl=False)
+
+
+def size(n_bytes: int) -> str:
+    """A file's size for a person."""
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if n_bytes >= factor:
+            return f"{n_bytes / factor:.1f} {unit}"
+    return f"{n_bytes} bytes"
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  hgr record session.mcap
+  hgr record session.mcap --duration 60
+  hgr record frames.mcap --topic frame/ --topic gesture/
+"""
+)
+@click.argument("out", type=click.Path(path_type=Path), metavar="OUT.mcap")
+@click.option("--topic", "topics", multiple=True, help="Only topics that begin so (repeatable).")
+@click.option(
+    "--duration", type=click.FloatRange(min=0, min_open=True), help="End after so many s."
+)
+@force_option
+@connect_option
+def record(
+    out: Path, topics: tuple[str, ...], duration: float | None, force: bool, connect: str | None
+) -> None:
+    """Record the running stream, all topics, until Ctrl-C.
+
+    The file is whole at every moment but its last quarter of a second: a kill or a power cut
+    costs no more (hgr recover gives a cut file its index back).
+    """
+    from ..client import Stream
+    from .stream import tell_losses, tell_when_absent
+
+    with errors_told(), Writer(out, force=force, source="hgr record") as writer:
+        tell_when_absent(connect)
+        with Stream(topics or ("",), connect, queue=RECORD_QUEUE) as stream:
+            _record(stream, writer, duration)
+            lost = stream.lost
+    click.echo(f"{out}: {writer.messages:,} messages, {size(out.stat().st_size)}", err=True)
+    tell_losses(lost)
+    if not writer.messages:
+        click.echo("nothing was recorded: hgr hz shows whether anything is sent", err=True)
+
+
+def _record(stream: Stream, writer: Writer, duration_s: float | None) -> None:
+    asked = draining = False
+
+    def end(*_: object) -> None:
+        nonlocal asked
+        asked = True
+
+    began_s = time.monotonic()
+    # Log time is wall time that cannot step back while recording.
+    wall_ns = time.time_ns() - time.monotonic_ns()
+    end_s = None if duration_s is None else began_s + duration_s
+    before = {s: signal.signal(s, end) for s in (signal.SIGINT, signal.SIGTERM)}
+    progress = Progress()
+    try:
+        for received in stream:
+            now_ns = time.monotonic_ns()
+            now_s = now_ns / 1e9
+            if received is not None:
+                writer.record(received.topic, received.payload, wall_ns + now_ns)
+            writer.tick(now_s)
+            rate = writer.messages / max(now_s - began_s, 1e-3)
+            progress.show(
+                f"{writer.messages:,} messages, {rate:,.0f}/s, "
+                f"{size(writer.bytes_written)}, lost {stream.lost}",
+                now_s,
+            )
+            if asked and not draining:
+                draining, end_s = True, min(now_s + DRAIN_S, end_s or now_s + DRAIN_S)
+            if end_s is not None and now_s >= end_s:
+                break
+            if draining and received is None:
+                break
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        progress.close()
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  hgr replay session.mcap
+  hgr replay session.mcap --speed max
+  hgr replay session.mcap --speed 0.5 --start 12.5 --loop
+  hgr replay session.mcap --step
+"""
+)
+@file_argument
+@click.option("--speed", default="1", show_default=True, help='Times the recorded pace, or "max".')
+@click.option("--start", type=click.FloatRange(min=0), default=0.0, help="Begin so many s in.")
+@click.option("--step", is_flag=True, help="A frame each time Enter is pressed.")
+@click.option("--loop", is_flag=True, help="Begin again at the end, until Ctrl-C.")
+@click.option("--device", default="", help="Another name than the recorded one.")
+@name_option
+def replay(
+    file: Path, speed: str, start: float, step: bool, loop: bool, device: str, name: str
+) -> None:
+    """Replay FILE as a device on the running stream, in the recording's own timing.
+
+    Nothing is dropped, however fast: the replay waits for the pipeline. FILE is a recording, or a
+    file that hgr import reads.
+    """
+    from hgr_drivers.base import DeviceError, Sample
+    from hgr_drivers.replay import ReplayDriver, ReplayOptions
+    from hgr_drivers.runner import run
+
+    from ..playback import exact_speed
+
+    try:
+        exact_speed(speed)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--speed") from None
+    if device and not _NAME.fullmatch(device):
+        raise click.BadParameter(f"{device!r} is no device name", param_hint="--device")
+
+    progress = Progress()
+
+    class Told(ReplayDriver):
+        """Tells a person how far it is."""
+
+        frames = 0
+
+        def read(self, timeout_s: float) -> Sample | None:
+            sample = super().read(timeout_s)
+            if sample is not None and sample.frame is not None and not sample.frame.end:
+                self.frames += 1
+                if step:
+                    click.echo(_frame_line(sample.frame, self.position_s), err=True)
+                else:
+                    text = f"{self.position_s:9.2f} s  frame {sample.frame.index}"
+                    progress.show(text, time.monotonic())
+            return sample
+
+    driver = Told(
+        ReplayOptions(
+            file=str(file), speed=speed, start_s=start, step=step, device=device, loop=loop
+        )
+    )
+    try:
+        driver.open()  # what is wrong with the file is told before the daemon is looked for
+    except DeviceError as error:
+        raise click.ClickException(str(error)) from None
+    began_s = time.monotonic()
+    try:
+        code = run(driver, device or "replay", default_run_dir(name))
+    finally:
+        progress.close()
+    took_s = time.monotonic() - began_s
+    click.echo(f"{file}: {driver.frames:,} frames replayed in {took_s:.2f} s", err=True)
+    raise SystemExit(code)
+
+
+def _frame_line(frame: Frame, position_s: float) -> str:
+    hands = ", ".join(f"{hand.side} {hand.id}" for hand in frame.hands) or "no hand"
+    return f"{position_s:9.3f} s  {frame.device} frame {frame.index}: {hands}"
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  hgr info session.mcap
+  hgr info session.mcap --json | jq .devices
+"""
+)
+@file_argument
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+def info(file: Path, as_json: bool) -> None:
+    """What a recording holds: hands, rates, gaps, losses, bone lengths, events."""
+    from ..recording import info as read_info
+
+    with errors_told():
+        found = read_info(file)
+    click.echo(msgspec.json.encode(found).decode() if as_json else described(found))
+
+
+def described(found: Info) -> str:
+    """``hgr info`` for a person."""
+    lines = [
+        f"{found.file}: {found.duration_s:.2f} s, {found.frames:,} frames, "
+        f"{found.messages:,} messages, {size(found.bytes)}"
+    ]
+    if found.metadata:
+        told = {k: v for k, v in found.metadata.items() if v}
+        lines.append("  " + ", ".join(f"{key} {value}" for key, value in told.items()))
+    lines += [f"  note: {note}" for note in found.notes]
+    lines += [f"  unreadable: {n} x {what}" for what, n in found.bad_messages.items()]
+    if not found.frames:
+        lines.append("  no frames in it")
+    for device in found.devices:
+        lines += _device_lines(device)
+    if found.events:
+        lines.append("events")
+        for label, kinds in found.events.items():
+            counts = ", ".join(f"{n} {kind}" for kind, n in kinds.items())
+            lines.append(f"  {label:14} {counts}")
+    if found.truths:
+        performed = ", ".join(f"{label} {n}" for label, n in found.truths.items())
+        lines.append(f"performed: {performed}")
+    lines.append("topics")
+    lines += [f"  {t.messages:>9,}  {t.topic}  {t.schema}" for t in found.topics]
+    return "\n".join(lines)
+
+
+def _device_lines(device: DeviceInfo) -> Iterator[str]:
+    yield (
+        f"device {device.device}: {device.frames:,} frames in {device.duration_s:.2f} s, "
+        f"{device.rate_hz:.1f} Hz (p99 period {device.period_p99_ms:.1f} ms)"
+    )
+    yield (
+        f"  gaps {device.gaps} (longest {device.longest_gap_s:.3f} s), lost {device.lost}, "
+        f"out of order {device.out_of_order}, time back {device.time_backwards}, "
+        f"time standing {device.time_standing}, starts {device.boots}"
+    )
+    if device.slots:
+        yield "  windows: " + ", ".join(f"{slot} {n:,}" for slot, n in device.slots.items())
+    for hand in device.hands:
+        ids = ", ".join(map(str, hand.ids[:8])) + (" ..." if len(hand.ids) > 8 else "")
+        yield (
+            f"  {hand.side} hand: {hand.share:.1%} of the frames, "
+            f"bad joints {hand.bad_joints}, id {ids}"
+        )
+        if hand.bone_median_mm:
+            yield "    bones, mm (variation): " + ", ".join(
+                f"{bone} {mm:.0f} ({hand.bone_cv[bone]:.0%})"
+                for bone, mm in hand.bone_median_mm.items()
+                if bone.endswith(("base", "first"))
+            )
+    if device.frames:
+        yield f"  no hand in {device.frames_without_hand / device.frames:.1%} of the frames"
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  hgr recover session.mcap
+  hgr recover session.mcap -o whole.mcap
+"""
+)
+@file_argument
+@click.option(
+    "-o", "--output", "out", type=click.Path(path_type=Path), help="[FILE.recovered.mcap]"
+)
+@force_option
+def recover(file: Path, out: Path | None, force: bool) -> None:
+    """Make a whole, indexed recording of what can be read of FILE, which stays as it is.
+
+    It is written beside it as FILE.recovered.mcap, or where -o says.
+    """
+    from ..recording import recover as write_recovered
+
+    out = out or file.with_name(f"{file.stem}.recovered.mcap")
+    with errors_told():
+        n, notes = write_recovered(file, out, force=force)
+    for note in notes:
+        click.echo(f"note: {note}", err=True)
+    click.echo(f"{out}: {n:,} messages, {size(out.stat().st_size)}")
+
+
+@click.command(
+    name="import",
+    epilog="""\b
+Examples:
+  hgr import leapjs pinch.json.gz -o pinch.mcap
+  hgr import shrec21 17.txt -o 17.mcap
+  hgr import shrec22 training_set/ -o recordings/
+""",
+)
+@click.argument("format", type=click.Choice(["leapjs", "shrec17", "shrec21", "shrec22"]))
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option(
+    "-o", "--output", "out", required=True, type=click.Path(path_type=Path), help="File or folder."
+)
+@force_option
+def import_command(format: str, path: Path, out: Path, force: bool) -> None:
+    """Bring recordings of another format in as MCAP.
+
+    PATH is a file or a folder. If it holds several recordings, the output is a folder and gets one
+    file for each. What is performed, where the source says so, goes in too.
+    """
+    from ..datasets.convert import FORMATS, import_file
+
+    kind = next(f for f in FORMATS if f == format)
+    with errors_told():
+        report = import_file(kind, path, out, force=force)
+    for note in report.notes:
+        click.echo(f"note: {note}", err=True)
+    written = report.written
+    frames, truths = sum(w.frames for w in written), sum(w.truths for w in written)
+    files = f"{len(written)} recordings" if len(written) > 1 else "1 recording"
+    click.echo(f"{out}: {files}, {frames:,} frames, {truths:,} annotated gestures")

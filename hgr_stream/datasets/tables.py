@@ -1,0 +1,170 @@
+"""Text tables of numbers as the benchmarks ship them, and annotations by the file's numbering.
+
+Shared by the SHREC readers: what a cut, garbled or odd file costs is decided once, here.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .base import DatasetError, Segment
+
+#: SHREC'21 and '22 came through Unity, whose axes are left-handed with z away from the user: all
+#: their right hands fail the chirality test until z is turned (measured: 252 of 252 sequences).
+UNITY_TO_CANONICAL: Final = np.array([1.0, 1.0, -1.0], dtype=np.float32)
+_NUMBERED: Final = re.compile(r"(?:seq_?)?([0-9]+)")
+
+
+@dataclass
+class Table:
+    """Rows of a text file. ``values``: (n, columns) float64; ``line``: (n,) 1-based line numbers.
+
+    Only finite rows are here; what was left out is told in ``notes``.
+    """
+
+    values: NDArray[np.float64]
+    line: NDArray[np.int64]
+    notes: list[str] = field(default_factory=list)
+
+
+def read_text(path: Path) -> str:
+    """A file's text; raises DatasetError naming the file when it cannot be read as text."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DatasetError(f"{path}: not a text file (byte {error.start})") from None
+    except OSError as error:
+        raise DatasetError(f"{path}: {error.strerror or error}") from None
+
+
+def shortened(numbers: list[int]) -> str:
+    """Numbers for a note: the first few, then how many more."""
+    shown = ", ".join(map(str, numbers[:5]))
+    return shown if len(numbers) <= 5 else f"{shown} and {len(numbers) - 5} more"
+
+
+def read_table(path: Path, columns: int, separator: str | None) -> Table:
+    """Read rows of ``columns`` numbers; blank lines and a trailing separator are harmless.
+
+    A last line that is cut short is dropped and rows with NaN or infinity are left out, both with
+    a note. Anything else that does not fit raises DatasetError with file and line.
+    """
+    lines = read_text(path).splitlines()
+    last = max((i for i, line in enumerate(lines) if line.strip()), default=-1)
+    rows: list[list[float]] = []
+    numbers: list[int] = []
+    notes: list[str] = []
+    for i, line in enumerate(lines[: last + 1]):
+        text = line.strip()
+        if not text:
+            continue
+        if separator is not None:
+            text = text.rstrip(separator + " \t")
+        fields = text.split(separator)
+        try:
+            row = [float(value) for value in fields]
+        except ValueError:
+            row = []
+        if len(row) == columns:
+            rows.append(row)
+            numbers.append(i + 1)
+        elif i == last and rows and len(fields) <= columns:
+            notes.append(f"{path.name} line {i + 1}: cut short, dropped")
+        elif len(fields) != columns:
+            raise DatasetError(f"{path} line {i + 1}: {len(fields)} columns instead of {columns}")
+        else:
+            raise DatasetError(f"{path} line {i + 1}: not a number in one of {columns} columns")
+    if not rows:
+        raise DatasetError(f"{path}: holds no frames")
+    values, line_numbers = np.array(rows), np.array(numbers, dtype=np.int64)
+    finite = np.isfinite(values).all(axis=1)
+    if not finite.all():
+        bad = line_numbers[~finite].tolist()
+        if not finite.any():
+            raise DatasetError(f"{path} line {bad[0]}: no row without NaN or infinity")
+        notes.append(f"{path.name}: NaN or infinity in line {shortened(bad)}, left out")
+        values, line_numbers = values[finite], line_numbers[finite]
+    return Table(values, line_numbers, notes)
+
+
+@dataclass(frozen=True)
+class Mark:
+    """An annotation as written: ``start`` and ``end`` in the file's numbering, both included."""
+
+    label: str
+    start: int
+    end: int
+
+
+def read_annotations(path: Path) -> dict[str, list[Mark]]:
+    """``sequence;LABEL;start;end;LABEL;start;end;...`` a line -> marks by sequence number."""
+    marks: dict[str, list[Mark]] = {}
+    for i, line in enumerate(read_text(path).splitlines()):
+        fields = [value.strip() for value in line.strip().rstrip("; \t").split(";")]
+        if fields == [""]:
+            continue
+        if len(fields) % 3 != 1 or not fields[0].isdecimal():
+            raise DatasetError(f"{path} line {i + 1}: not 'sequence;LABEL;start;end;...'")
+        of = marks.setdefault(str(int(fields[0])), [])
+        for label, start, end in zip(fields[1::3], fields[2::3], fields[3::3], strict=True):
+            try:
+                of.append(Mark(label, int(start), int(end)))
+            except ValueError:
+                raise DatasetError(
+                    f"{path} line {i + 1}: {label} from {start!r} to {end!r} is no frame range"
+                ) from None
+    return marks
+
+
+def placed(marks: list[Mark], index: NDArray[np.int64], notes: list[str]) -> list[Segment]:
+    """Marks in the file's numbering -> segments in positions of ``index`` (T,), faults noted."""
+    segments = []
+    for mark in marks:
+        named = f"annotation {mark.label} {mark.start}-{mark.end}"
+        if mark.end < mark.start:
+            notes.append(f"{named}: ends before it starts, dropped")
+            continue
+        inside = np.flatnonzero((index >= mark.start) & (index <= mark.end))
+        if inside.size == 0:
+            notes.append(f"{named}: outside the sequence, dropped")
+            continue
+        if mark.start < index.min() or mark.end > index.max():
+            notes.append(f"{named}: reaches past the sequence, clipped")
+        segments.append(Segment(mark.label, int(inside[0]), int(inside[-1])))
+    return segments
+
+
+def numbered_files(root: Path) -> list[Path]:
+    """``root`` itself, or the files ``N.txt`` (or ``seq_N.txt``) under it, ordered by number."""
+    if root.is_file():
+        return [root]
+    found = [p for p in root.rglob("*.txt") if _NUMBERED.fullmatch(p.stem) and p.is_file()]
+    return sorted(found, key=lambda p: (str(p.parent), int(sequence_id(p))))
+
+
+def annotations_beside(root: Path) -> Path | None:
+    """The annotation file in or under a folder, or beside a file (or one level up); None if none.
+
+    A revised one wins: SHREC'21 ships both.
+    """
+    if root.is_dir():
+        found = sorted(root.rglob("*annotations*.txt")) or sorted(
+            root.parent.glob("*annotations*.txt")
+        )
+    else:
+        found = sorted(root.parent.glob("*annotations*.txt")) or sorted(
+            root.parent.parent.glob("*annotations*.txt")
+        )
+    return min(found, key=lambda p: ("revised" not in p.name, str(p)), default=None)
+
+
+def sequence_id(path: Path) -> str:
+    """The benchmark's number of a file ("17" for 17.txt and seq_017.txt), else the file's stem."""
+    number = _NUMBERED.fullmatch(path.stem)
+    return str(int(number[1])) if number else path.stem
