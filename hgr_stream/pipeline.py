@@ -5,9 +5,11 @@ or clocks. The daemon runs these very objects apart; replay, evaluation and test
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from .config import Segmentation
+from .datasets.numbering import FrameNumbers
 from .messages import Event, Frame, Window
 from .segmentation import Segmenter, WindowSpec
 
@@ -55,3 +57,20 @@ class Pipeline:
     def _run(self) -> list[Event]:
         due, self._due = self._due, []
         return self.engine.push(due) if due else []
+
+
+def run_recording(
+    pipeline: Pipeline, frames: Iterable[Frame]
+) -> tuple[list[Event], dict[str, FrameNumbers]]:
+    """All events of a recording, and the frame numbers of each device in it."""
+    devices: dict[str, FrameNumbers] = {}
+    events: list[Event] = []
+    for frame in frames:
+        if not frame.end:
+            numbers = devices.get(frame.device)
+            if numbers is None:
+                numbers = devices[frame.device] = FrameNumbers()
+            numbers.add(frame)
+        events += pipeline.push(frame)
+    events += pipeline.finish()
+    return events, {device: numbers.freeze() for device, numbers in devices.items()}

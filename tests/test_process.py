@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from hgr_stream.cli.process import FrameNumbers, event_lines
+from hgr_stream.cli.process import event_lines
+from hgr_stream.datasets.numbering import FrameNumbers
 from hgr_stream.messages import Event, encode
 from hgr_stream.pipeline import Pipeline
 from hgr_stream.recognition.bundle import load

@@ -9,53 +9,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import click
-import numpy as np
 
 from ..datasets.base import DatasetError
-from ..datasets.convert import FORMATS, Recording, open_recordings
-from ..messages import Event, Frame
-from ..pipeline import BATCH, Pipeline
-
-#: How long before the next report of the progress bar.
-TELL_S = 0.1
-
-
-class FrameNumbers:
-    """From stream time to the recording's own seconds and frame numbers."""
-
-    def __init__(self) -> None:
-        self._times_ns: list[int] = []
-        self._index: list[int] = []
-
-    def add(self, frame: Frame) -> None:
-        self._times_ns.append(frame.time_ns)
-        self._index.append(frame.index)
-
-    def freeze(self) -> FrameNumbers:
-        """No more frames come; those that ran back in time are of no use here."""
-        times = np.array(self._times_ns, dtype=np.int64)
-        keep = times >= np.maximum.accumulate(times) if len(times) else np.zeros(0, dtype=bool)
-        self.times_ns = times[keep]
-        self.index = np.array(self._index, dtype=np.int64)[keep]
-        return self
-
-    def seconds(self, time_ns: int) -> float:
-        """Seconds since the recording's first frame."""
-        return round((time_ns - int(self.times_ns[0])) / 1e9, 6)
-
-    def nearest(self, time_ns: int) -> int:
-        """The number of the frame nearest to a time, the earlier one of two."""
-        after = int(np.searchsorted(self.times_ns, time_ns))
-        if after == 0:
-            return int(self.index[0])
-        if after == len(self.times_ns):
-            return int(self.index[-1])
-        before_gap = time_ns - self.times_ns[after - 1]
-        return int(self.index[after if self.times_ns[after] - time_ns < before_gap else after - 1])
-
-    def latest(self, time_ns: int) -> int:
-        """The number of the last frame that had come at a time."""
-        return int(self.index[max(0, int(np.searchsorted(self.times_ns, time_ns, "right")) - 1)])
+from ..datasets.convert import FORMATS, open_recordings
+from ..datasets.numbering import FrameNumbers
+from ..messages import Event
+from ..pipeline import BATCH, Pipeline, run_recording
 
 
 def event_lines(
@@ -95,23 +54,6 @@ def event_lines(
         if event.reason:
             line["reason"] = event.reason
         yield line
-
-
-def run_recording(
-    pipeline: Pipeline, recording: Recording
-) -> tuple[list[Event], dict[str, FrameNumbers]]:
-    """All events of a recording, and the frame numbers of each device in it."""
-    devices: dict[str, FrameNumbers] = {}
-    events: list[Event] = []
-    for frame in recording.frames:
-        if not frame.end:
-            numbers = devices.get(frame.device)
-            if numbers is None:
-                numbers = devices[frame.device] = FrameNumbers()
-            numbers.add(frame)
-        events += pipeline.push(frame)
-    events += pipeline.finish()
-    return events, {device: numbers.freeze() for device, numbers in devices.items()}
 
 
 @click.command(
@@ -177,7 +119,7 @@ def process(
             progress.update(task, description=f"{recording.name} ({done} done, {told} events)")
             pipeline = Pipeline(bundle, batch=BATCH)
             try:
-                events, devices = run_recording(pipeline, recording)
+                events, devices = run_recording(pipeline, recording.frames)
             except DatasetError as error:
                 complain(error)
                 continue

@@ -1,0 +1,85 @@
+"""The command line as a whole: every command helps, errors are one line, exit codes mean it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import click
+import pytest
+from click.testing import CliRunner
+
+import hgr_stream
+from hgr_stream.cli import COMMANDS, cli
+
+
+def hgr(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "hgr_stream.cli", *arguments],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", list(COMMANDS))
+def test_every_command_helps_with_examples(name: str) -> None:
+    done = CliRunner().invoke(cli, [name, "--help"])
+    assert done.exit_code == 0, done.output
+    assert f"Usage: cli {name}" in done.output
+    command = cli.get_command(click.Context(cli), name)
+    if not isinstance(command, click.Group):
+        assert f"hgr {name}" in done.output.split("Example", 1)[1]
+
+
+def test_version_and_overview() -> None:
+    assert hgr("--version").stdout.strip() == f"hgr-stream, version {hgr_stream.__version__}"
+    overview = hgr("--help").stdout
+    for name in COMMANDS:
+        assert f"  {name} " in overview
+
+
+def test_a_mistyped_command_is_met_halfway() -> None:
+    done = hgr("lisen")
+    assert done.returncode == 2
+    assert "'listen'" in done.stderr
+
+
+def test_doctor_finds_this_installation_well() -> None:
+    done = hgr("doctor", "--json")
+    findings = {f["what"]: f for f in json.loads(done.stdout)}
+    assert done.returncode == 0, done.stdout
+    assert findings["hgr-stream"]["state"] == hgr_stream.__version__
+    assert "leap (17 gestures)" in findings["shipped models"]["state"]
+    assert all(f["ok"] or f["cure"] for f in findings.values())
+
+
+def test_devices_lists_every_driver() -> None:
+    done = hgr("devices", "--json")
+    rows = {row["driver"]: row for row in map(json.loads, done.stdout.splitlines())}
+    assert {"leap", "replay", "synthetic"} <= set(rows)
+    assert rows["synthetic"]["found"][0]["id"] == "synthetic"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "fault"),
+    [
+        (("run", "/none.toml"), 2, "no such file"),
+        (("listen", "--connect", "nonsense"), 1, "no endpoint"),
+        (("status", "--connect", "tcp://127.0.0.1:9"), 1, "hgr run"),
+        (("info", "/none.mcap"), 1, "/none.mcap"),
+        (("replay", "/none.mcap"), 1, ""),
+        (("model", "show", "/none.pt"), 1, "no such model file"),
+        (("model", "use", "leap", "--name", "nobody"), 1, "no daemon runs"),
+        (("process", "/none.mcap"), 1, "/none.mcap"),
+        (("train", "--online", "--dataset", "shrec21", "--root", "/tmp", "-o", "x.pt"), 1, "/tmp"),
+    ],
+)
+def test_a_users_error_is_one_line_and_an_exit_code(
+    arguments: tuple[str, ...], code: int, fault: str
+) -> None:
+    done = hgr(*arguments)
+    errors = [line for line in done.stderr.splitlines() if line.startswith("Error")]
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(errors) == 1
+    assert fault in errors[0]
