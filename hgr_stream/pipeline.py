@@ -15,6 +15,7 @@ from .segmentation import Segmenter, WindowSpec
 
 if TYPE_CHECKING:
     from .recognition.bundle import Bundle
+    from .recognition.options import DecoderOptions
 
 #: Windows put through the network together: the events are the same, and far cheaper.
 BATCH = 64
@@ -23,19 +24,25 @@ BATCH = 64
 class Pipeline:
     """``push`` frames, get events; ``finish`` when there are no more.
 
+    ``options`` replaces the decoder settings that the model carries.
     ``batch``: windows gathered before the network runs. 1 gives each event with the frame that
     made it; more is for files.
     """
 
     def __init__(
-        self, bundle: Bundle, segmentation: Segmentation | None = None, *, batch: int = 1
+        self,
+        bundle: Bundle,
+        segmentation: Segmentation | None = None,
+        *,
+        batch: int = 1,
+        options: DecoderOptions | None = None,
     ) -> None:
         from .recognition.engine import Engine
 
         metadata = bundle.metadata
         spec = WindowSpec(metadata.rate_hz, metadata.size, metadata.hop)
         self.segmenter = Segmenter(spec, segmentation)
-        self.engine = Engine(bundle)
+        self.engine = Engine(bundle, options)
         self.batch = batch
         self._due: list[Window] = []
 

@@ -22,6 +22,7 @@ class Process:
     stage: str
     argv: tuple[str, ...]
     may_end: bool = False  #: an exit code of 0 is an end, not a fault (a recording that is over)
+    after: tuple[str, ...] = ()  #: first started when these are up: nobody speaks to deaf ears
 
 
 def processes(config: Config, run_dir: Path) -> list[Process]:
@@ -33,7 +34,8 @@ def processes(config: Config, run_dir: Path) -> list[Process]:
 
     def driver(device: str) -> Process:
         argv = (sys.executable, "-m", "hgr_drivers.runner", device, "--run-dir", str(run_dir))
-        return Process(f"driver.{device}", argv, may_end=True)
+        after = ("gateway", "worker", "segmenter")
+        return Process(f"driver.{device}", argv, may_end=True, after=after)
 
     return [
         stage("gateway"),

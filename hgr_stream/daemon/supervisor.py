@@ -194,7 +194,7 @@ class Supervisor:
                 self.log.info("%s: %s", stage, keeper.reason)
                 self._tell(child, "stopped", keeper.reason)
         match keeper.due(now_s):
-            case "start":
+            case "start" if self._may_start(child):
                 keeper.reason = ""
                 child.popen = subprocess.Popen(
                     child.process.argv,
@@ -214,6 +214,11 @@ class Supervisor:
                 assert child.popen is not None
                 child.popen.kill()
                 child.popen.wait()
+
+    def _may_start(self, child: Child) -> bool:
+        if child.keeper.restarts:
+            return True
+        return all(self.children[stage].keeper.state == "up" for stage in child.process.after)
 
     def _forget(self, child: Child) -> None:
         if child.popen is not None and child.popen.stdin is not None:

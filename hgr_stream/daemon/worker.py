@@ -51,6 +51,7 @@ class WorkerShell(Shell):
         timeout_s = min(timeout_s, LOADING_POLL_S) if self._loading else timeout_s
         ready = dict(self.poller.poll(round(timeout_s * 1000)))
         windows = []
+        arrived_ns = time.monotonic_ns()
         for data in self.inlet.drain():
             try:
                 windows.append(decode(Window, data))
@@ -61,7 +62,7 @@ class WorkerShell(Shell):
         if windows:
             self.counts["windows"] += len(windows)
             self.counts["batches"] += 1
-            self._send(self.engine.push(windows))
+            self._send(self.engine.push(windows), arrived_ns)
             if sent_ns := windows[-1].frame_sent_ns:  # an ended track names no frame
                 self._lag_ns = time.monotonic_ns() - sent_ns
         if self.requests in ready:
@@ -70,10 +71,11 @@ class WorkerShell(Shell):
             self._swap(*self._loading)
             self._loading = None
 
-    def _send(self, events: list[Event]) -> None:
+    def _send(self, events: list[Event], arrived_ns: int = 0) -> None:
         for event in events:
             event.boot_id, event.seq = self.boot_id, self._seq
             event.host_ns, event.wall_ns = time.monotonic_ns(), time.time_ns()
+            event.worked_ns = event.host_ns - arrived_ns if arrived_ns else 0
             self._seq += 1
             self.counts[f"events_{event.kind}"] += 1
             self.outlet.tell(topics.of(event), encode(event))
