@@ -1,0 +1,138 @@
+"""Recogniser and decoders in one object: windows in, events out, for all hands.
+
+What the worker process, ``hgr process``, evaluation and the tests run. The result does not depend
+on how windows are grouped into pushes.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from functools import partial
+
+from ..messages import Event, Window
+from .bundle import Bundle, ModelError
+from .decoder import Decoder
+from .options import DecoderOptions, Metadata
+from .recogniser import Recogniser, rounds
+
+
+class Engine:
+    """``options`` replaces the decoder settings that the model carries."""
+
+    def __init__(self, bundle: Bundle, options: DecoderOptions | None = None) -> None:
+        self._options = options
+        self._decoders: dict[tuple[str, str], Decoder] = {}
+        #: ``windows_lost``: numbers of a track's windows that were stepped over.
+        self.counts: Counter[str] = Counter()
+        self._next_seq: dict[tuple[str, str], tuple[str, int]] = {}
+        self._adopt(bundle)
+
+    def _adopt(self, bundle: Bundle) -> None:
+        self.options = self._options_for(bundle)
+        self.recogniser = Recogniser(bundle)
+        self.bundle = bundle
+
+    def _options_for(self, bundle: Bundle) -> DecoderOptions:
+        """The settings that a model would run with; raises ModelError if they do not suit it."""
+        options = self._options or bundle.metadata.decoder
+        unknown = set(options.per_class) - set(bundle.metadata.labels)
+        if unknown:
+            raise ModelError(
+                f"decoder settings for {sorted(unknown)[0]!r}, which model "
+                f"{bundle.metadata.name!r} does not know"
+            )
+        return options
+
+    def fits(self, metadata: Metadata) -> str:
+        """Why the windows that come in now would not suit another model; empty if they would."""
+        now = self.bundle.metadata
+        for name in ("rate_hz", "size", "hop", "skeleton"):
+            if getattr(now, name) != getattr(metadata, name):
+                return (
+                    f"model {metadata.name!r} wants {name} {getattr(metadata, name)}, "
+                    f"the stream is cut for {getattr(now, name)}"
+                )
+        return ""
+
+    def push(self, windows: Sequence[Window]) -> list[Event]:
+        """All events that these windows decide, in the windows' order.
+
+        Raises ModelError for windows of another shape than the model's, before any is used.
+        """
+        self.recogniser.check(windows)
+        self._count_lost(windows)
+        found: list[tuple[int, list[Event]]] = []
+        for runs in rounds(windows):
+            # A track's last words come before its state is dropped: the verifier needs it.
+            found += [(run[0], self._farewell(windows[run[0]])) for run in runs]
+            due = [i for run in runs for i in run]
+            for i, scores in zip(due, self.recogniser.push([windows[i] for i in due]), strict=True):
+                if not windows[i].ended:
+                    decoder = self._decoders[(windows[i].device, windows[i].hand)]
+                    found.append((i, decoder.push(scores)))
+        found.sort(key=lambda item: item[0])
+        return [self._signed(event) for _, events in found for event in events]
+
+    def _count_lost(self, windows: Sequence[Window]) -> None:
+        for window in windows:
+            key = (window.device, window.hand)
+            track, expected = self._next_seq.get(key, ("", 0))
+            if track == window.track and window.seq > expected:
+                self.counts["windows_lost"] += window.seq - expected
+            if window.ended:
+                self._next_seq.pop(key, None)
+            else:
+                self._next_seq[key] = (window.track, window.seq + 1)
+
+    def _farewell(self, window: Window) -> list[Event]:
+        """Finish the decoder that this window makes obsolete; have one ready for its track."""
+        key = (window.device, window.hand)
+        decoder = self._decoders.get(key)
+        events: list[Event] = []
+        if decoder is not None and (window.ended or decoder.track != window.track):
+            mine = decoder.track == window.track
+            events = decoder.finish(window.time_ns, window.ended if mine else "lost", window)
+            del self._decoders[key]
+            decoder = None
+        if decoder is None and not window.ended:
+            m = self.bundle.metadata
+            tick_s = (1 if m.kind == "streaming" else m.hop) / m.rate_hz
+            self._decoders[key] = Decoder(
+                self.options,
+                m.labels,
+                tick_s,
+                partial(self.recogniser.verify, *key) if self.bundle.has_verifier else None,
+                window.track,
+            )
+        return events
+
+    def _signed(self, event: Event) -> Event:
+        m = self.bundle.metadata
+        event.model = m.name
+        if m.mirror_left and event.side == "left":
+            event.label = m.mirror_labels.get(event.label, event.label)
+        return event
+
+    def swap(self, bundle: Bundle) -> list[Event]:
+        """Change the model: open gestures are cancelled, hands start afresh.
+
+        Raises ModelError, and changes nothing, if the windows would not suit the new model.
+        """
+        fault = self.fits(bundle.metadata)
+        if fault:
+            raise ModelError(fault)
+        self._options_for(bundle)
+        events = self.close(0, "model changed")
+        self._adopt(bundle)
+        return events
+
+    def close(self, time_ns: int, reason: str) -> list[Event]:
+        """End all tracks. With reason "end", "lost" or "gap" a whole gesture is still confirmed.
+
+        ``time_ns``: when they ended in stream time, or 0 for "with their last windows".
+        """
+        events = [e for d in self._decoders.values() for e in d.finish(time_ns, reason)]
+        self._decoders.clear()
+        self.recogniser = Recogniser(self.bundle)
+        return [self._signed(event) for event in events]

@@ -1,0 +1,98 @@
+"""How a decoder is set, and what a model file says of itself. No torch, so that anybody can read.
+
+All times are in seconds: the same settings hold at any rate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final, Literal
+
+import msgspec
+
+FORMAT: Final = 1
+
+
+class ClassOptions(msgspec.Struct, omit_defaults=True):
+    """One gesture's own settings; what is None is taken from ``DecoderOptions``."""
+
+    begin: float | None = None
+    end: float | None = None
+    early: float | None = None
+    min_mean: float | None = None
+    min_duration_s: float | None = None
+    max_duration_s: float | None = None
+    accept: float | None = None
+    min_quality: float | None = None
+
+
+class DecoderOptions(msgspec.Struct, omit_defaults=True):
+    """Thresholds are probabilities after smoothing; see ``decoder`` for the rules they serve."""
+
+    begin: float = 0.5  #: a class this likely, for ``begin_hold_s``, begins a gesture
+    begin_hold_s: float = 0.08
+    end: float = 0.4  #: all gestures together less likely than this, for ``end_hold_s``, end it
+    end_hold_s: float = 0.12
+    early: float = 0.8  #: the label this likely, for ``early_hold_s``, is told early and fixed
+    early_hold_s: float = 0.12
+    early_on: bool = True
+    smooth_s: float = 0.08  #: time constant of the smoothing
+    min_mean: float = 0.3  #: the label's mean probability over the gesture
+    min_duration_s: float = 0.12
+    max_duration_s: float = 6.0
+    refractory_s: float = 0.1  #: nothing begins within this after a gesture's end
+    boundary_delay_s: float = 0.0  #: how long after a boundary the network tells it; 0: it does not
+    release_s: float = 0.0  #: how long after its end the network goes on naming a gesture
+    boundary_min: float = 0.15  #: fainter boundary peaks are not believed
+    lookback_s: float = 0.8  #: how far before its detection a beginning is looked for
+    accept: float = 0.3  #: the verifier's least probability
+    min_quality: float = 0.0  #: see rule 7 of ``decoder``; 0: not asked for
+    relabel: bool = True  #: the verifier may change the label
+    per_class: dict[str, ClassOptions] = {}
+
+    def of(self, label: str, name: str) -> Any:
+        """Setting ``name`` for one class."""
+        own = self.per_class.get(label)
+        value = getattr(own, name) if own is not None else None
+        return getattr(self, name) if value is None else value
+
+
+class Metadata(msgspec.Struct, omit_defaults=False, forbid_unknown_fields=False):
+    """What is written into the model file, beside the network."""
+
+    format: int
+    name: str
+    kind: Literal["streaming", "windowed"]
+    labels: list[str]  #: in the data set's own spelling; "none" is not among them
+    rate_hz: float
+    size: int  #: frames in a window
+    hop: int  #: frames between windows
+    skeleton: str = "canonical-22"
+    mirror_left: bool = True  #: left hands are mirrored before the model
+    mirror_labels: dict[str, str] = {}  #: what a mirrored hand's gesture is in truth: LEFT is RIGHT
+    temperature: float = 1.0  #: logits are divided by it
+    verify_temperature: float = 1.0
+    decoder: DecoderOptions = msgspec.field(default_factory=DecoderOptions)
+    training: dict[str, Any] = {}
+    scores: dict[str, Any] = {}
+    version: str = "1"
+
+
+#: Words in a gesture's name that a mirror exchanges.
+_MIRRORED: Final = (("LEFT", "RIGHT"), ("CCW", "CW"))
+
+
+def mirror_pairs(labels: Sequence[str]) -> dict[str, str]:
+    """The labels that a mirror turns into one another, told by their names.
+
+    A left hand that moves to the left is, mirrored, a right hand that moves to the right."""
+    pairs: dict[str, str] = {}
+    for label in labels:
+        words = label.upper().replace("-", "_").split("_")
+        for a, b in _MIRRORED:
+            if a in words or b in words:
+                wanted = [{a: b, b: a}.get(word, word) for word in words]
+                for other in labels:
+                    if other.upper().replace("-", "_").split("_") == wanted:
+                        pairs[label] = other
+    return pairs

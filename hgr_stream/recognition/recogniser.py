@@ -1,0 +1,312 @@
+"""Windows in, calibrated scores out: all hands that are due in one batch.
+
+A streaming model's memory of a hand is a ``HandState``, kept by track: a new track starts fresh,
+an ended one is forgotten, and a state can be taken out as bytes and put in elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from ..messages import Window
+from ..skeleton import N_JOINTS, Float32, mirrored
+from .bundle import Bundle, ModelError
+
+#: Frames kept for the verifier: the longest gesture, what the decoder waits for, and a run.
+HISTORY_S: Final = 14.0
+#: Windows of one hand that a burst runs at once.
+MAX_RUN: Final = 64
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What the model says of one window. Row i belongs to tick ``times_ns[i]``.
+
+    probs: (n, 1+C), rows sum to 1, column 0 is none. boundary: (n, 2) probabilities of a start
+    and of an end. embedding: (n, E). A window that only ends its track has n = 0.
+    """
+
+    window: Window
+    times_ns: NDArray[np.int64]
+    probs: Float32
+    boundary: Float32
+    embedding: Float32
+
+
+@dataclass(frozen=True)
+class _Due:
+    """Windows of one hand that run together: their places, and their frames as the model's."""
+
+    run: list[int]
+    hand: HandState
+    frames: list[Float32]
+
+
+class _Moved(msgspec.Struct):
+    """A hand's state on the wire."""
+
+    track: str
+    last_ns: int
+    state: bytes
+    history: bytes
+
+
+class HandState:
+    """All that is remembered of one track: the model's state, and recent frames for the verifier.
+
+    state: (S,) float32. history: (at most capacity, 22, 3) as the model saw them, the newest last.
+    """
+
+    def __init__(self, track: str, state: Float32, capacity: int) -> None:
+        self.track, self.state, self.last_ns = track, state, 0
+        self._ring = np.zeros((2 * capacity, N_JOINTS, 3), np.float32)
+        self._capacity, self._end = capacity, 0
+
+    @property
+    def history(self) -> Float32:
+        return self._ring[max(self._end - self._capacity, 0) : self._end]
+
+    def remember(self, frames: Float32, last_ns: int) -> None:
+        frames = frames[-self._capacity :]
+        if self._end + len(frames) > len(self._ring):
+            kept = (
+                self.history[-(self._capacity - len(frames)) :].copy()
+                if (len(frames) < self._capacity)
+                else self.history[:0].copy()
+            )
+            self._ring[: len(kept)] = kept
+            self._end = len(kept)
+        self._ring[self._end : self._end + len(frames)] = frames
+        self._end += len(frames)
+        self.last_ns = last_ns
+
+    def to_bytes(self) -> bytes:
+        """A plain MessagePack map; arrays as little-endian float32."""
+        return msgspec.msgpack.encode(
+            _Moved(
+                self.track,
+                self.last_ns,
+                np.ascontiguousarray(self.state, "<f4").tobytes(),
+                np.ascontiguousarray(self.history, "<f4").tobytes(),
+            )
+        )
+
+    @classmethod
+    def from_bytes(cls, data: bytes, state_size: int, capacity: int) -> HandState:
+        """Raises ModelError when it is no state of a model with this state size."""
+        try:
+            moved = msgspec.msgpack.decode(data, type=_Moved)
+        except msgspec.MsgspecError as error:
+            raise ModelError(f"hand state: {error}") from None
+        if len(moved.state) != 4 * state_size or len(moved.history) % (N_JOINTS * 12):
+            raise ModelError(
+                f"hand state of {len(moved.state) // 4} numbers; the model wants {state_size}"
+            )
+        hand = cls(moved.track, np.frombuffer(moved.state, "<f4").copy(), capacity)
+        frames = np.frombuffer(moved.history, "<f4").reshape(-1, N_JOINTS, 3)
+        hand.remember(frames, moved.last_ns)
+        return hand
+
+
+class Recogniser:
+    """Runs one model over any number of hands."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        self.bundle = bundle
+        self._hands: dict[tuple[str, str], HandState] = {}
+        m = bundle.metadata
+        self._streams = m.kind == "streaming"
+        self._capacity = max(int(HISTORY_S * m.rate_hz), m.size)
+        self._no_embedding = np.zeros((1, 0), np.float32)
+        self._initial = (
+            np.array(bundle.module.initial_state(1)[0].numpy(), np.float32)
+            if self._streams
+            else np.zeros(0, np.float32)
+        )
+
+    def push(self, windows: Sequence[Window]) -> list[Scores]:
+        """One ``Scores`` a window, in the windows' order.
+
+        Windows of one hand must come in their order. All hands that are due run in one batch; of
+        a burst, a streaming model takes each hand's windows in one go. Raises ModelError for a
+        window of another shape than the model's, before any is used.
+        """
+        self.check(windows)
+        results: list[Scores | None] = [None] * len(windows)
+        for runs in rounds(windows):
+            self._round(windows, runs, results)
+        return [r for r in results if r is not None]
+
+    def check(self, windows: Sequence[Window]) -> None:
+        """Raises ModelError for a window of another shape than the model's."""
+        size = self.bundle.metadata.size
+        for window in windows:
+            if not window.ended and len(window.joints) != size * N_JOINTS * 12:
+                name = self.bundle.metadata.name
+                raise ModelError(
+                    f"window of {len(window.joints) // (N_JOINTS * 12)} frames from "
+                    f"{window.device}/{window.hand}; model {name!r} wants {size}"
+                )
+
+    def _round(
+        self, windows: Sequence[Window], runs: Sequence[list[int]], results: list[Scores | None]
+    ) -> None:
+        """At most one run of windows of each hand."""
+        live: list[_Due] = []
+        for run in runs:
+            window = windows[run[0]]
+            key = (window.device, window.hand)
+            hand = self._hands.get(key)
+            if window.ended:
+                if hand is not None and hand.track == window.track:
+                    del self._hands[key]
+                results[run[0]] = self._nothing(window)
+                continue
+            if hand is None or hand.track != window.track:
+                hand = HandState(window.track, self._initial, self._capacity)
+                self._hands[key] = hand
+            live.append(_Due(run, hand, [self._joints(windows[i]) for i in run]))
+        if self._streams:
+            for length in sorted({len(due.run) for due in live}):
+                self._stream([due for due in live if len(due.run) == length], windows, results)
+        else:
+            self._classify(live, windows, results)
+
+    def _joints(self, window: Window) -> Float32:
+        joints = window.array()
+        if window.side == "left" and self.bundle.metadata.mirror_left:
+            joints = mirrored(joints)
+        return joints
+
+    def _stream(
+        self, due: list[_Due], windows: Sequence[Window], results: list[Scores | None]
+    ) -> None:
+        """Runs of one length, all hands in one batch: a row of scores for every frame."""
+        import torch
+
+        if len(due) == 1 and len(due[0].frames) == 1:
+            joints, states = np.array(due[0].frames[0][None]), due[0].hand.state[None]
+        else:
+            joints = np.stack([np.concatenate(d.frames) for d in due])
+            states = np.stack([d.hand.state for d in due])
+        with torch.inference_mode():
+            out = self.bundle.module(torch.from_numpy(joints), torch.from_numpy(states))
+            logits, boundary, embedding, after = (t.numpy() for t in out)
+        probs = softmax(logits / self.bundle.metadata.temperature)
+        edges = 1.0 / (1.0 + np.exp(-boundary))
+        size = self.bundle.metadata.size
+        for row, d in enumerate(due):
+            d.hand.state = after[row]
+            for k, place in enumerate(d.run):
+                window = windows[place]
+                d.hand.remember(d.frames[k], window.time_ns)
+                part = slice(k * size, (k + 1) * size)
+                results[place] = Scores(
+                    window,
+                    _times(window, size),
+                    probs[row, part],
+                    edges[row, part],
+                    embedding[row, part],
+                )
+
+    def _classify(
+        self, due: list[_Due], windows: Sequence[Window], results: list[Scores | None]
+    ) -> None:
+        """A windowed model: every window of every hand in one batch, a row of scores each."""
+        import torch
+
+        if not due:
+            return
+        joints = np.stack([frames for d in due for frames in d.frames])
+        with torch.inference_mode():
+            logits = self.bundle.module(torch.from_numpy(joints)).float().numpy()
+        probs = softmax(logits / self.bundle.metadata.temperature)
+        if not self.bundle.has_none:
+            probs = np.concatenate([np.zeros_like(probs[:, :1]), probs], 1)
+        row = 0
+        for d in due:
+            for frames, place in zip(d.frames, d.run, strict=True):
+                window = windows[place]
+                d.hand.remember(frames[-min(max(window.new, 1), len(frames)) :], window.time_ns)
+                results[place] = Scores(
+                    window,
+                    _times(window, 1),
+                    probs[row : row + 1],
+                    np.zeros((1, 2), np.float32),
+                    self._no_embedding,
+                )
+                row += 1
+
+    def _nothing(self, window: Window) -> Scores:
+        classes = 1 + len(self.bundle.metadata.labels)
+        empty = np.zeros((0, classes), np.float32)
+        return Scores(window, np.zeros(0, np.int64), empty, empty[:, :2], self._no_embedding[:0])
+
+    def verify(self, device: str, hand: str, start_ns: int, end_ns: int) -> Float32 | None:
+        """The verifier's probabilities (1+C,) for a stretch of a live track, or None."""
+        state = self._hands.get((device, hand))
+        if not self.bundle.has_verifier or state is None:
+            return None
+        import torch
+
+        m = self.bundle.metadata
+        step_ns = 1e9 / m.rate_hz
+        history = state.history
+        back = round((state.last_ns - end_ns) / step_ns)
+        frames = max(round((end_ns - start_ns) / step_ns) + 1, 3)
+        last = max(len(history) - max(back, 0), 1)
+        segment = history[max(last - frames, 0) : last]
+        with torch.inference_mode():
+            x = torch.from_numpy(np.ascontiguousarray(segment))[None]
+            logits = self.bundle.module.verify(x)[0].numpy()
+        return softmax(logits / m.verify_temperature)
+
+    def export_state(self, device: str, hand: str) -> bytes | None:
+        """A live hand's state, for another recogniser's ``import_state``; None if unknown."""
+        state = self._hands.get((device, hand))
+        return state.to_bytes() if state else None
+
+    def import_state(self, device: str, hand: str, data: bytes) -> None:
+        """Go on with a hand where another recogniser of the same model left it."""
+        self._hands[(device, hand)] = HandState.from_bytes(data, len(self._initial), self._capacity)
+
+    @property
+    def hands(self) -> int:
+        """How many live tracks are held."""
+        return len(self._hands)
+
+
+def _times(window: Window, rows: int) -> NDArray[np.int64]:
+    return window.time_ns - window.step_ns * np.arange(rows - 1, -1, -1, dtype=np.int64)
+
+
+def rounds(windows: Sequence[Window]) -> list[list[list[int]]]:
+    """The order in which a burst may run: rounds of runs of places in ``windows``.
+
+    A run is consecutive windows of one track, or the message that ends one. A round has at most
+    one run of each hand, so that its runs may go together.
+    """
+    by_hand: dict[tuple[str, str], list[list[int]]] = {}
+    for i, window in enumerate(windows):
+        runs = by_hand.setdefault((window.device, window.hand), [])
+        if runs and not window.ended and len(runs[-1]) < MAX_RUN:
+            last = windows[runs[-1][-1]]
+            if not last.ended and last.track == window.track:
+                runs[-1].append(i)
+                continue
+        runs.append([i])
+    most = max((len(runs) for runs in by_hand.values()), default=0)
+    return [[runs[k] for runs in by_hand.values() if k < len(runs)] for k in range(most)]
+
+
+def softmax(logits: NDArray) -> Float32:
+    """Over the last axis."""
+    e = np.exp(logits - logits.max(-1, keepdims=True))
+    probs: Float32 = (e / e.sum(-1, keepdims=True)).astype(np.float32)
+    return probs

@@ -1,0 +1,119 @@
+"""Distortions of a hand's recording: other hands, other seats, other sensors.
+
+All take and give canonical joints (T, 22, 3) in metres and draw from the given generator.
+``strength`` scales the spread: 1 for training, 0 for none, a little more for the validation
+proxy. Spreads are those that carried over best to unseen sensors in trials.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..skeleton import MIDDLE_BASE, N_JOINTS, PARENTS, WRIST, Float32, with_palm
+
+_CHILDREN = np.array([c for c in range(1, N_JOINTS) if c != 1])
+_FINGERS = np.array([[base, base + 1, base + 2, base + 3] for base in (2, 6, 10, 14, 18)])
+
+
+def speeds(frames: int, rate_hz: float, rng: np.random.Generator, strength: float) -> NDArray:
+    """(frames,) factors of the local speed: one overall (x0.75-1.3), and slow waves about it."""
+    overall = rng.uniform(np.log(0.75), np.log(1.3)) * strength
+    return np.exp(overall + 0.15 * strength * _waves(frames, rate_hz, rng, 1)[:, 0])
+
+
+def _waves(frames: int, rate_hz: float, rng: np.random.Generator, channels: int) -> NDArray:
+    """(frames, channels) smooth noise of about unit deviation, knots every 0.4 s."""
+    knots = max(int(frames / rate_hz / 0.4) + 2, 4)
+    values = rng.standard_normal((knots, channels)) * 1.2
+    at = np.linspace(0, knots - 1.001, frames)
+    i = at.astype(int)
+    w = (at - i)[:, None]
+    w = w * w * (3 - 2 * w)
+    smooth: NDArray = values[i] * (1 - w) + values[i + 1] * w
+    return smooth
+
+
+def sensor_rate(
+    joints: Float32, time_s: NDArray, rng: np.random.Generator, strength: float
+) -> tuple[Float32, NDArray]:
+    """Drop frames and shake stamps, as slower or less regular sensors do."""
+    if strength == 0 or len(time_s) < 8 or rng.random() < 0.5:
+        return joints, time_s
+    period = float(np.median(np.diff(time_s)))
+    wanted = rng.uniform(0.9, 3.0) * period  # 50 Hz becomes 55 to 17
+    steps = wanted * rng.uniform(0.6, 1.4, size=int((time_s[-1] - time_s[0]) / wanted) + 2)
+    picks = np.unique(np.searchsorted(time_s, time_s[0] + np.cumsum(steps) - steps[0]))
+    picks = picks[picks < len(time_s)]
+    if len(picks) < 4:
+        return joints, time_s
+    stamps = time_s[picks] + rng.normal(0, 0.1 * period, len(picks))
+    stamps = np.maximum.accumulate(stamps) + 1e-6 * np.arange(len(stamps))
+    return joints[picks], stamps
+
+
+def rotation(rng: np.random.Generator, strength: float) -> NDArray[np.float32]:
+    """(3, 3): yaw to +-0.6 rad about gravity, pitch and roll to about +-0.3."""
+    yaw = rng.uniform(-0.6, 0.6) * strength
+    pitch, roll = np.clip(rng.normal(0, 0.17, 2), -0.35, 0.35) * strength
+    (cy, cp, cr), (sy, sp, sr) = np.cos([yaw, pitch, roll]), np.sin([yaw, pitch, roll])
+    about_y = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
+    about_x = np.array([[1, 0, 0], [0, cp, -sp], [0, sp, cp]])
+    about_z = np.array([[cr, -sr, 0], [sr, cr, 0], [0, 0, 1]])
+    turned: NDArray[np.float32] = (about_y @ about_x @ about_z).astype(np.float32)
+    return turned
+
+
+def proportions(joints: Float32, rng: np.random.Generator, strength: float) -> Float32:
+    """Another hand: every bone its own length (10 %), fingers (6 %) and size (12 %) besides."""
+    parents = np.array([PARENTS[c] for c in _CHILDREN])
+    bones = joints[:, _CHILDREN] - joints[:, parents]
+    scale = rng.normal(1, 0.06, (5, 1)) * rng.normal(1, 0.10, (5, 4))
+    scale = 1 + (np.clip(scale * rng.normal(1, 0.12), 0.6, 1.5) - 1) * strength
+    bones = bones * scale.reshape(1, 20, 1).astype(np.float32)
+    out = np.empty_like(joints)
+    out[:, WRIST] = joints[:, WRIST]
+    chains = np.cumsum(bones.reshape(len(joints), 5, 4, 3), axis=2)
+    out[:, 2:] = (chains + joints[:, None, None, WRIST]).reshape(len(joints), 20, 3)
+    return with_palm(out)
+
+
+def hand(joints: Float32, rate_hz: float, rng: np.random.Generator, strength: float) -> Float32:
+    """Everything about the hand and its seat, then the tracker's own faults."""
+    if strength == 0:
+        return joints
+    frames = len(joints)
+    joints = proportions(joints, rng, strength)
+    palm = 0.5 * (joints[:, WRIST] + joints[:, MIDDLE_BASE])
+    centre = palm.mean(0)
+    local = joints - palm[:, None]
+    travel = np.exp(rng.uniform(np.log(0.65), np.log(1.45)) * min(strength, 1.2))
+    drift = 0.012 * strength * _waves(frames, rate_hz, rng, 3)
+    palm = (palm - centre) * travel + drift
+    joints = (local + palm[:, None]).astype(np.float32) @ rotation(rng, strength).T
+    # Fingers tremble slowly as well as frame by frame: trackers guess what they do not see.
+    wobble = _waves(frames, rate_hz, rng, 60).reshape(frames, 20, 3) * rng.uniform(0, 0.004)
+    joints[:, 2:] += (wobble * strength).astype(np.float32)
+    noise = rng.uniform(0, 0.0018) * strength
+    joints += rng.standard_normal(joints.shape, dtype=np.float32) * np.float32(noise)
+    return with_palm(faults(joints, rate_hz, rng, strength) + centre)
+
+
+def faults(joints: Float32, rate_hz: float, rng: np.random.Generator, strength: float) -> Float32:
+    """Short losses that the segmenter bridges by a line, frames held, a finger lost for a while."""
+    frames = len(joints)
+    for _ in range(rng.poisson(0.15 * strength * frames / rate_hz)):
+        n = int(rng.uniform(0.05, 0.25) * rate_hz) + 1
+        at = int(rng.integers(1, max(frames - n - 1, 2)))
+        if at + n >= frames:
+            continue
+        kind = rng.random()
+        if kind < 0.5:
+            w = np.linspace(0, 1, n + 2, dtype=np.float32)[1:-1, None, None]
+            joints[at : at + n] = joints[at - 1] * (1 - w) + joints[at + n] * w
+        elif kind < 0.75:
+            joints[at : at + n] = joints[at - 1]
+        else:
+            finger = _FINGERS[rng.integers(5)]
+            joints[at : at + n, finger] += rng.normal(0, 0.012, (1, 4, 3)).astype(np.float32)
+    return joints

@@ -1,0 +1,170 @@
+"""How detections are scored: the benchmarks' own rules, and what matters to a user besides.
+
+Sources: SHREC'21 (Caputo et al. 2021) and SHREC'22 (Emporio et al. 2022) contest reports. Both
+average over the classes. Their Jaccard index is TP / (TP + FP + FN), which their published
+figures obey; the overlap in time (as in ChaLearn) is given beside it as ``overlap``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+Rule = Literal["shrec21", "shrec22", "any"]
+
+
+@dataclass(frozen=True)
+class Span:
+    """A gesture, true or detected. Times in any one unit; ``end`` included or not, consistently.
+
+    ``report``: when a detection was told, in the same unit.
+    """
+
+    label: str
+    start: float
+    end: float
+    report: float = 0.0
+
+    @property
+    def length(self) -> float:
+        return max(self.end - self.start, 0.0)
+
+
+def overlap(a: Span, b: Span) -> float:
+    """Length of the common stretch."""
+    return max(min(a.end, b.end) - max(a.start, b.start), 0.0)
+
+
+def matches(truth: Span, found: Span, rule: Rule) -> bool:
+    """Whether ``found`` counts as ``truth`` detected.
+
+    shrec21: same label, more than half of the truth's length overlapped. shrec22: same label, at
+    least half of it, and no more than twice as long. any: same label, any overlap.
+    """
+    if truth.label != found.label:
+        return False
+    common = overlap(truth, found)
+    if rule == "shrec21":
+        return common > 0.5 * truth.length
+    if rule == "shrec22":
+        return common >= 0.5 * truth.length and found.length <= 2 * truth.length
+    return common > 0
+
+
+def pair(truths: Sequence[Span], found: Sequence[Span], rule: Rule) -> list[tuple[int, int]]:
+    """(truth, detection) index pairs; each is used once, largest overlaps first."""
+    options = sorted(
+        (
+            (-overlap(t, f), i, j)
+            for i, t in enumerate(truths)
+            for j, f in enumerate(found)
+            if matches(t, f, rule)
+        ),
+    )
+    pairs, used_t, used_f = [], set(), set()
+    for _, i, j in options:
+        if i not in used_t and j not in used_f:
+            used_t.add(i)
+            used_f.add(j)
+            pairs.append((i, j))
+    return pairs
+
+
+@dataclass(frozen=True)
+class ClassScore:
+    """Counts of one class over all sequences."""
+
+    label: str
+    truths: int
+    hits: int
+    false: int
+    union: float
+    common: float
+
+
+@dataclass(frozen=True)
+class Report:
+    """Scores over a set of sequences. Rates are macro-averaged where the benchmarks do so."""
+
+    detection_rate: float
+    false_positives: float
+    jaccard: float
+    overlap: float  #: in time: common / (truth + detected - common), macro-averaged
+    delay: float  #: mean report - start of the hits, in the spans' unit
+    precision: float  #: events, same label and any overlap
+    recall: float
+    f1: float
+    false_per_hour: float  #: events that overlap no truth at all, by hours outside the truths
+    time_to_detect: float  #: mean (report - start) / length of any-overlap hits
+    per_class: tuple[ClassScore, ...]
+
+    def summary(self) -> dict[str, float]:
+        """The figures without the table, rounded, for a model's metadata."""
+        names = (
+            "detection_rate false_positives jaccard overlap delay precision recall f1 "
+            "false_per_hour time_to_detect"
+        )
+        return {name: round(float(getattr(self, name)), 4) for name in names.split()}
+
+
+def score(
+    truths: Sequence[Sequence[Span]],
+    found: Sequence[Sequence[Span]],
+    rule: Rule,
+    seconds: Sequence[float] | None = None,
+    unit_s: float = 1.0,
+) -> Report:
+    """Score detections against truths, one list a sequence.
+
+    seconds: each sequence's duration, for the false events an hour. unit_s: seconds in one unit
+    of the spans. Classes are those of the truths; detections of others count as false events.
+    """
+    labels = sorted({t.label for ts in truths for t in ts})
+    count = {label: [0, 0, 0, 0.0, 0.0] for label in labels}
+    delays, times, strays, hit_any, n_found = [], [], 0, 0, 0
+    for ts, fs in zip(truths, found, strict=True):
+        pairs = pair(ts, fs, rule)
+        hit = {j for _, j in pairs}
+        for t in ts:
+            count[t.label][0] += 1
+            count[t.label][3] += t.length
+        for j, f in enumerate(fs):
+            if f.label in count:
+                count[f.label][2] += j not in hit
+                common = sum(overlap(t, f) for t in ts if t.label == f.label)
+                count[f.label][3] += f.length - common
+                count[f.label][4] += common
+        for i, j in pairs:
+            count[ts[i].label][1] += 1
+            delays.append(fs[j].report - ts[i].start)
+        loose = pair(ts, fs, "any")
+        hit_any += len(loose)
+        n_found += len(fs)
+        times += [(fs[j].report - ts[i].start) / max(ts[i].length, 1e-9) for i, j in loose]
+        strays += sum(all(overlap(t, f) == 0 for t in ts) for f in fs)
+    table = tuple(
+        ClassScore(label, int(n), int(hits), int(false), union, common)
+        for label, (n, hits, false, union, common) in count.items()
+    )
+    n_truths = sum(c.truths for c in table)
+    precision = hit_any / n_found if n_found else 1.0
+    recall = hit_any / n_truths if n_truths else 1.0
+    idle_s = sum(seconds or ()) - unit_s * sum(t.length for ts in truths for t in ts)
+    return Report(
+        detection_rate=_mean([c.hits / c.truths for c in table]),
+        false_positives=_mean([c.false / c.truths for c in table]),
+        jaccard=_mean([c.hits / (c.truths + c.false) for c in table]),
+        overlap=_mean([c.common / c.union if c.union else 0.0 for c in table]),
+        delay=_mean(delays),
+        precision=precision,
+        recall=recall,
+        f1=2 * precision * recall / (precision + recall) if precision + recall else 0.0,
+        false_per_hour=strays / idle_s * 3600 if idle_s > 0 else 0.0,
+        time_to_detect=_mean(times),
+        per_class=table,
+    )
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else 0.0

@@ -1,0 +1,272 @@
+"""Training of the streaming pair (network and verifier) on continuous recordings.
+
+``train_network`` and ``train_verifier`` are plain loops over freshly distorted data; progress is
+told through a callback and a time limit shortens the schedule rather than cutting it off. What
+is validated, and on what, is in ``validate``; the whole recipe from a data set to a file is
+``recipe.train_online``.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from ..recognition.causal import CausalNet, SegmentVerifier
+from ..skeleton import Float32
+from . import augment
+from .streams import IGNORE, Chunk, ChunkRule, Mark, Stream, draw_chunk, resample
+
+#: (share done 0..1, what to show); return nothing. Raise to stop.
+Progress = Callable[[float, str], None]
+M = TypeVar("M", bound=nn.Module)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Lengths of the two trainings. ``seconds`` caps each; 0 means no cap."""
+
+    steps: int = 2000
+    batch: int = 32
+    frames: int = 224
+    rate: float = 2e-3
+    decay: float = 0.02
+    seconds: float = 0.0
+
+
+class _Average(Generic[M]):
+    """Exponential moving average of weights and batch-norm statistics."""
+
+    def __init__(self, module: M, keep: float) -> None:
+        self.module, self.keep = copy.deepcopy(module).eval(), keep
+
+    @torch.no_grad()
+    def update(self, module: nn.Module, step: int) -> None:
+        keep = min(self.keep, (1 + step) / (10 + step))
+        for mine, new in zip(
+            self.module.state_dict().values(), module.state_dict().values(), strict=True
+        ):
+            if mine.dtype.is_floating_point:
+                mine.lerp_(new, 1 - keep)
+            else:
+                mine.copy_(new)
+
+
+class _Clock:
+    """Share of a schedule that is done: by steps, or by time where that runs out first."""
+
+    def __init__(self, schedule: Schedule) -> None:
+        self.schedule, self.begun = schedule, time.monotonic()
+
+    def share(self, step: int) -> float:
+        share = step / self.schedule.steps
+        if self.schedule.seconds:
+            share = max(share, (time.monotonic() - self.begun) / self.schedule.seconds)
+        return min(share, 1.0)
+
+    def rate(self, share: float) -> float:
+        """Warm-up over 5 %, then a cosine to nothing."""
+        warm = min(share / 0.05 + 0.02, 1.0)
+        return self.schedule.rate * warm * 0.5 * (1 + math.cos(math.pi * share))
+
+
+def _optimizer(module: nn.Module, schedule: Schedule) -> torch.optim.Optimizer:
+    weights = [p for p in module.parameters() if p.ndim > 1]
+    others = [p for p in module.parameters() if p.ndim <= 1]
+    groups = [
+        {"params": weights, "weight_decay": schedule.decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=schedule.rate)
+
+
+def network_loss(
+    net: CausalNet, joints: Tensor, label: Tensor, boundary: Tensor, weight: Tensor
+) -> Tensor:
+    """Class cross-entropy a tick, and the two boundaries' binary cross-entropy."""
+    logits, bounds, _ = net(joints)
+    kinds = F.cross_entropy(
+        logits.flatten(0, 1),
+        label.flatten(),
+        weight=weight,
+        ignore_index=IGNORE,
+        label_smoothing=0.05,
+    )
+    known = (label != IGNORE).float().unsqueeze(-1)
+    edges = F.binary_cross_entropy_with_logits(
+        bounds, boundary, weight=known.expand_as(bounds), pos_weight=torch.full((2,), 4.0)
+    )
+    return kinds + edges
+
+
+def train_network(
+    streams: Sequence[Stream],
+    classes: int,
+    rule: ChunkRule,
+    schedule: Schedule,
+    seed: int,
+    progress: Progress | None = None,
+    start: CausalNet | None = None,
+) -> tuple[CausalNet, int]:
+    """Train the causal network; returns the averaged weights in eval mode, and the steps made.
+
+    start: go on from these weights instead of random ones.
+    """
+    torch.manual_seed(seed)
+    rng = np.random.default_rng(seed)
+    net = (copy.deepcopy(start) if start else CausalNet(classes)).train()
+    optimizer = _optimizer(net, schedule)
+    average = _Average(net, 0.995)
+    gestures = _balanced(streams, classes)
+    # Idle ticks are many and alike.
+    weight = torch.ones(1 + classes)
+    weight[0] = 0.6
+    clock = _Clock(schedule)
+    step, shown = 0, 0.0
+    while (share := clock.share(step)) < 1.0:
+        for group in optimizer.param_groups:
+            group["lr"] = clock.rate(share)
+        chunks = [draw_chunk(streams, rule, rng, 1.0, gestures) for _ in range(schedule.batch)]
+        loss = network_loss(net, *_tensors(chunks), weight)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(net.parameters(), 2.0)
+        optimizer.step()
+        average.update(net, step)
+        shown = loss.item() if step == 0 else 0.95 * shown + 0.05 * loss.item()
+        step += 1
+        if progress:
+            progress(clock.share(step), f"step {step} loss {shown:.3f}")
+    return average.module, step
+
+
+def _tensors(chunks: Sequence[Chunk]) -> tuple[Tensor, Tensor, Tensor]:
+    return (
+        torch.from_numpy(np.stack([c.joints for c in chunks])),
+        torch.from_numpy(np.stack([c.label for c in chunks])),
+        torch.from_numpy(np.stack([c.boundary for c in chunks])),
+    )
+
+
+def _balanced(streams: Sequence[Stream], classes: int) -> list[tuple[int, Mark]]:
+    """Every gesture with its stream's number, rarer classes repeated up to the commonest."""
+    by_class: list[list[tuple[int, Mark]]] = [[] for _ in range(classes + 1)]
+    for i, s in enumerate(streams):
+        for m in s.marks:
+            by_class[m.label].append((i, m))
+    most = max((len(c) for c in by_class), default=0)
+    return [g for c in by_class if c for g in (c * math.ceil(most / len(c)))[:most]]
+
+
+# --- the verifier -------------------------------------------------------------------------------
+
+
+def draw_segment(
+    streams: Sequence[Stream],
+    gestures: Sequence[tuple[int, Mark]],
+    rate_hz: float,
+    rng: np.random.Generator,
+) -> tuple[Float32, int]:
+    """One segment for the verifier, (T, 22, 3) on the model's clock, and its class.
+
+    Most are gestures with boundaries a little wrong; the rest idle stretches, halves of gestures,
+    and stretches far too long.
+    """
+    kind = rng.random()
+    if kind < 0.6:
+        i, m = gestures[int(rng.integers(len(gestures)))]
+        stream, label = streams[i], m.label
+        length = m.end_s - m.start_s
+        spread = min(0.12 * length, 0.3) + 0.04
+        start_s, end_s = m.start_s + rng.normal(0, spread), m.end_s + rng.normal(0, spread)
+    elif kind < 0.78:
+        stream, start_s, end_s, label = _idle(streams, rng)
+    else:
+        i, m = gestures[int(rng.integers(len(gestures)))]
+        stream, label = streams[i], 0
+        length = m.end_s - m.start_s
+        if length > 1.6:  # half a held pose is still that pose
+            stream, start_s, end_s, label = _idle(streams, rng)
+        elif rng.random() < 0.6:
+            part = rng.uniform(0.15, 0.4) * length
+            early = rng.random() < 0.5
+            before, after = rng.uniform(0.0, 0.5, 2)
+            start_s = m.start_s - before if early else m.end_s - part
+            end_s = m.start_s + part if early else m.end_s + after
+        else:
+            start_s = m.start_s - rng.uniform(1.0, 2.0) * length
+            end_s = m.end_s + rng.uniform(1.0, 2.0) * length
+    last = float(stream.time_s[-1])
+    start_s = min(max(start_s, 0.0), last - 0.12)
+    end_s = min(max(end_s, start_s + 0.12), last)
+    factor = float(augment.speeds(1, rate_hz, rng, 1.0)[0])
+    n = max(int((end_s - start_s) / factor * rate_hz) + 1, 3)
+    at = np.linspace(start_s, end_s, n)
+    lo, hi = np.searchsorted(stream.time_s, [start_s - 0.1, end_s + 0.1])
+    lo, hi = max(lo - 1, 0), min(hi + 1, len(stream.time_s))
+    joints = resample(stream.joints[lo:hi], stream.time_s[lo:hi], at)
+    return augment.hand(joints, rate_hz, rng, 1.0), label
+
+
+def _idle(streams: Sequence[Stream], rng: np.random.Generator) -> tuple[Stream, float, float, int]:
+    """A stretch that holds less than a third of any gesture."""
+    while True:
+        stream = streams[int(rng.integers(len(streams)))]
+        length = float(np.exp(rng.uniform(np.log(0.2), np.log(3.0))))
+        start_s = rng.uniform(0.0, max(stream.seconds - length, 0.01))
+        end_s = start_s + length
+        if all(
+            min(end_s, m.end_s) - max(start_s, m.start_s) < 0.3 * (m.end_s - m.start_s)
+            and min(end_s, m.end_s) - max(start_s, m.start_s) < 0.3 * length
+            for m in stream.marks
+        ):
+            return stream, start_s, end_s, 0
+
+
+def train_verifier(
+    streams: Sequence[Stream],
+    classes: int,
+    rate_hz: float,
+    schedule: Schedule,
+    seed: int,
+    progress: Progress | None = None,
+    start: SegmentVerifier | None = None,
+) -> tuple[SegmentVerifier, int]:
+    """Train the segment verifier; as ``train_network``."""
+    torch.manual_seed(seed)
+    rng = np.random.default_rng(seed + 1)
+    verifier = (copy.deepcopy(start) if start else SegmentVerifier(classes, rate_hz)).train()
+    optimizer = _optimizer(verifier, schedule)
+    average = _Average(verifier, 0.995)
+    gestures = _balanced(streams, classes)
+    clock = _Clock(schedule)
+    step, shown = 0, 0.0
+    while (share := clock.share(step)) < 1.0:
+        for group in optimizer.param_groups:
+            group["lr"] = clock.rate(share)
+        drawn = [draw_segment(streams, gestures, rate_hz, rng) for _ in range(schedule.batch)]
+        # The network resamples anyway: bringing them to its length here makes them one batch,
+        # and the true durations go in beside.
+        joints = torch.stack([verifier.resampled(torch.from_numpy(j)[None])[0] for j, _ in drawn])
+        frames = torch.tensor([float(len(j)) for j, _ in drawn])
+        label = torch.tensor([label for _, label in drawn])
+        logits = verifier.classify(joints, frames)
+        loss = F.cross_entropy(logits, label, label_smoothing=0.05)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(verifier.parameters(), 2.0)
+        optimizer.step()
+        average.update(verifier, step)
+        shown = loss.item() if step == 0 else 0.97 * shown + 0.03 * loss.item()
+        step += 1
+        if progress:
+            progress(clock.share(step), f"step {step} loss {shown:.3f}")
+    return average.module, step

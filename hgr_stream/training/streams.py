@@ -1,0 +1,225 @@
+"""Continuous recordings as training material: streams, splits and labelled chunks.
+
+A ``Stream`` is one hand's recording with its gestures in seconds. ``draw_chunk`` cuts a stretch,
+distorts it as sensors and people do (``augment``), puts it on the model's clock with the
+segmenter's own rule (linear interpolation at t0 + k / rate) and labels every tick.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..datasets.base import HandSequence
+from ..skeleton import Float32, mirrored
+from . import augment
+
+Float64 = NDArray[np.float64]
+#: Not scored in the loss: a gesture that a cut left without its beginning.
+IGNORE: Final = -1
+
+
+@dataclass(frozen=True)
+class Mark:
+    """One gesture: class number (1..C) and times in seconds of its stream, both included."""
+
+    label: int
+    start_s: float
+    end_s: float
+
+
+@dataclass(frozen=True)
+class Stream:
+    """joints (T, 22, 3) metres of a right hand, time_s (T,) increasing, what is performed."""
+
+    name: str
+    joints: Float32
+    time_s: Float64
+    marks: tuple[Mark, ...]
+
+    @property
+    def seconds(self) -> float:
+        return float(self.time_s[-1] - self.time_s[0])
+
+
+def labels_of(sequences: Sequence[HandSequence]) -> list[str]:
+    """The gesture names in the data, sorted: the order of a model's outputs."""
+    return sorted({s.label for q in sequences for s in q.segments})
+
+
+def to_streams(sequences: Sequence[HandSequence], labels: Sequence[str]) -> list[Stream]:
+    """Sequences -> streams, left hands mirrored.
+
+    A sequence whose importer had to drop an annotation is left out: a gesture without a label
+    would be taught as none. Gestures not in ``labels`` are left unlabelled.
+    """
+    number = {label: i + 1 for i, label in enumerate(labels)}
+    streams = []
+    for q in sequences:
+        if any("annotation" in note for note in q.notes):
+            continue
+        time_s = (q.time_ns - q.time_ns[0]) / 1e9
+        marks = tuple(
+            Mark(number[s.label], float(time_s[s.start]), float(time_s[s.end]))
+            for s in q.segments
+            if s.label in number
+        )
+        joints = mirrored(q.joints) if q.side == "left" else q.joints
+        streams.append(Stream(q.name, joints, time_s, marks))
+    return streams
+
+
+def split(
+    streams: Sequence[Stream], held_out: float, seed: int
+) -> tuple[list[Stream], list[Stream]]:
+    """(training, held-out): whole sequences, drawn so that every class keeps its share.
+
+    Sequences are taken greedily: the next one is that which brings the held-out counts of all
+    classes nearest to ``held_out`` of their total.
+    """
+    if held_out <= 0:
+        return list(streams), []
+    rng = np.random.default_rng(seed)
+    classes = max((m.label for s in streams for m in s.marks), default=0) + 1
+    counts = np.zeros((len(streams), classes))
+    for i, s in enumerate(streams):
+        for m in s.marks:
+            counts[i, m.label] += 1
+    wanted = counts.sum(0) * held_out
+    chosen: list[int] = []
+    have = np.zeros(classes)
+    for _ in range(round(held_out * len(streams))):
+        left = rng.permutation([i for i in range(len(streams)) if i not in chosen])
+        best = min(left, key=lambda i: float(((have + counts[i] - wanted) ** 2).sum()))
+        chosen.append(int(best))
+        have += counts[best]
+    out = set(chosen)
+    return (
+        [s for i, s in enumerate(streams) if i not in out],
+        [streams[i] for i in sorted(out)],
+    )
+
+
+def resample(joints: Float32, time_s: Float64, at_s: Float64) -> Float32:
+    """Linear interpolation of (T, 22, 3) at the given times; ends are held."""
+    at_s = np.clip(at_s, time_s[0], time_s[-1])
+    right = np.clip(np.searchsorted(time_s, at_s), 1, len(time_s) - 1)
+    left = right - 1
+    share = (at_s - time_s[left]) / (time_s[right] - time_s[left])
+    weight = share.astype(np.float32)[:, None, None]
+    between: Float32 = joints[left] * (1 - weight) + joints[right] * weight
+    return between
+
+
+def on_grid(stream: Stream, rate_hz: float) -> Float32:
+    """The whole stream on the model's clock: ticks at time_s[0] + k / rate."""
+    ticks = stream.time_s[0] + np.arange(int(stream.seconds * rate_hz) + 1) / rate_hz
+    return resample(stream.joints, stream.time_s, ticks)
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """joints (T, 22, 3); label (T,) class or IGNORE; boundary (T, 2) soft start and end, late."""
+
+    joints: Float32
+    label: NDArray[np.int64]
+    boundary: Float32
+
+
+@dataclass(frozen=True)
+class ChunkRule:
+    """How chunks are cut and labelled.
+
+    delay_s: how long after a boundary the network is asked for it.
+    """
+
+    rate_hz: float
+    frames: int
+    delay_s: float
+    #: How long after its end a gesture is still the right answer: a short one is over before a
+    #: causal network can be sure of it.
+    release_s: float = 0.0
+    width_s: float = 0.05  #: of the soft boundary targets
+
+
+def draw_chunk(
+    streams: Sequence[Stream],
+    rule: ChunkRule,
+    rng: np.random.Generator,
+    strength: float = 1.0,
+    gestures: Sequence[tuple[int, Mark]] | None = None,
+) -> Chunk:
+    """One distorted training chunk; three in four hold a gesture drawn from ``gestures``."""
+    length_s = rule.frames / rule.rate_hz
+    if gestures and rng.random() < 0.75:
+        i, mark = gestures[int(rng.integers(len(gestures)))]
+        stream = streams[i]
+        start_s = mark.start_s + rng.uniform(-0.75, -0.05) * length_s
+    else:
+        stream = streams[int(rng.integers(len(streams)))]
+        start_s = rng.uniform(-0.1 * length_s, max(stream.seconds - 0.7 * length_s, 0.0))
+    start_s = max(start_s, 0.0)
+    # Local speed: the model's clock runs through the recording faster or slower.
+    speed = augment.speeds(rule.frames, rule.rate_hz, rng, strength)
+    source_s = start_s + np.cumsum(speed) / rule.rate_hz
+    source_s -= source_s[0] - start_s
+    inside = source_s <= stream.time_s[-1]
+    lo, hi = np.searchsorted(stream.time_s, [start_s - 0.2, source_s[-1] + 0.2])
+    lo, hi = max(lo - 1, 0), min(hi + 1, len(stream.time_s))
+    joints, time_s = augment.sensor_rate(stream.joints[lo:hi], stream.time_s[lo:hi], rng, strength)
+    joints = resample(joints, time_s, source_s)
+    label, boundary = annotate(stream.marks, source_s, rule)
+    label[~inside] = IGNORE
+    return Chunk(augment.hand(joints, rule.rate_hz, rng, strength), label, boundary)
+
+
+def annotate(
+    marks: Sequence[Mark], source_s: Float64, rule: ChunkRule
+) -> tuple[NDArray[np.int64], Float32]:
+    """Labels and delayed soft boundaries of ticks that lie at ``source_s`` in the recording."""
+    label = np.zeros(len(source_s), np.int64)
+    boundary = np.zeros((len(source_s), 2), np.float32)
+    ticks = np.arange(len(source_s), dtype=np.float64)
+    delay, width = rule.delay_s * rule.rate_hz, rule.width_s * rule.rate_hz
+    for m in marks:
+        if m.end_s + rule.release_s < source_s[0] or m.start_s > source_s[-1]:
+            continue
+        within = (source_s >= m.start_s) & (source_s <= m.end_s + rule.release_s)
+        missed = (source_s[0] - m.start_s) / max(m.end_s - m.start_s, 1e-6)
+        label[within] = m.label if missed < 0.3 else IGNORE
+        for side, at_s in enumerate((m.start_s, m.end_s)):
+            if source_s[0] <= at_s <= source_s[-1]:
+                at = np.interp(at_s, source_s, ticks) + delay
+                soft = np.exp(-0.5 * ((ticks - at) / width) ** 2)
+                boundary[:, side] = np.maximum(boundary[:, side], soft)
+    return label, boundary
+
+
+def distorted(stream: Stream, rng: np.random.Generator) -> Stream:
+    """A whole stream as another person at another seat might have performed it: the proxy.
+
+    Other bone lengths and size, travel x0.6-1.5, rotation, local speed, drift, noise, holds.
+    Marks move with the time. Harsher than what is trained on, and drawn apart from it.
+    """
+    rate_hz = 50.0
+    n = int(stream.seconds * rate_hz)
+    speed = augment.speeds(n, rate_hz, rng, 1.2)
+    source_s = np.cumsum(speed) / rate_hz
+    source_s = source_s[source_s <= stream.seconds] + stream.time_s[0]
+    joints = resample(stream.joints, stream.time_s, source_s)
+    joints = augment.hand(joints, rate_hz, rng, 1.2)
+    time_s = np.arange(len(source_s)) / rate_hz
+    marks = tuple(
+        replace(
+            m,
+            start_s=float(np.interp(m.start_s, source_s, time_s)),
+            end_s=float(np.interp(m.end_s, source_s, time_s)),
+        )
+        for m in stream.marks
+        if m.end_s <= source_s[-1]
+    )
+    return Stream(stream.name + "~", joints, time_s, marks)

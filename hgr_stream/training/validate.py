@@ -1,0 +1,209 @@
+"""Validation of a streaming model on whole recordings, with the decoder that ships.
+
+Networks are run once over each stream (the sequence form, equal to the step form), after which
+decoder settings are cheap to try: ``scored`` -> ``decode`` -> ``metrics.score``. ``tune`` picks
+settings on held-out *and* distorted streams, because held-out sequences of the same performers
+hardly tell a good setting from a bad one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import msgspec
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ..messages import Event, Window
+from ..recognition.causal import CausalNet, SegmentVerifier
+from ..recognition.decoder import Decoder
+from ..recognition.options import ClassOptions, DecoderOptions
+from ..recognition.recogniser import Scores, softmax
+from ..skeleton import Float32
+from .metrics import Report, Rule, Span, score
+from .streams import Stream, distorted, on_grid
+
+Say = Callable[[str], None]
+
+
+@dataclass
+class Scored:
+    """One stream with the network's opinion of every tick, and remembered verdicts."""
+
+    stream: Stream
+    joints: Float32  #: (T, 22, 3) on the model's clock
+    logits: Float32
+    probs: Float32
+    boundary: Float32
+    verdicts: dict[tuple[int, int], Float32]
+
+
+def proxy(streams: Sequence[Stream], rounds: int, seed: int) -> list[Stream]:
+    """``rounds`` distorted copies of every stream."""
+    rng = np.random.default_rng(seed)
+    return [distorted(s, rng) for _ in range(rounds) for s in streams]
+
+
+@torch.inference_mode()
+def scored(
+    net: CausalNet, streams: Sequence[Stream], rate_hz: float, temperature: float = 1.0
+) -> list[Scored]:
+    """Run the network over whole streams."""
+    out = []
+    for stream in streams:
+        joints = on_grid(stream, rate_hz)
+        logits, boundary, _ = (t[0].numpy() for t in net(torch.from_numpy(joints)[None]))
+        edges = (1 / (1 + np.exp(-boundary))).astype(np.float32)
+        out.append(Scored(stream, joints, logits, softmax(logits / temperature), edges, {}))
+    return out
+
+
+def calibrate(items: Sequence[Scored], rate_hz: float) -> float:
+    """The temperature that makes the ticks' probabilities likeliest; sets ``probs`` by it."""
+    logits, labels = [], []
+    for item in items:
+        at = item.stream.time_s[0] + np.arange(len(item.joints)) / rate_hz
+        label = np.zeros(len(at), np.int64)
+        for m in item.stream.marks:
+            label[(at >= m.start_s) & (at <= m.end_s)] = m.label
+        logits.append(item.logits)
+        labels.append(label)
+    x, y = torch.from_numpy(np.concatenate(logits)), torch.from_numpy(np.concatenate(labels))
+    grid = np.exp(np.linspace(np.log(0.4), np.log(3.0), 30))
+    losses = [float(torch.nn.functional.cross_entropy(x / float(t), y)) for t in grid]
+    best = round(float(grid[int(np.argmin(losses))]), 3)
+    for item in items:
+        item.probs = softmax(item.logits / best)
+    return best
+
+
+def decode(
+    item: Scored,
+    options: DecoderOptions,
+    labels: Sequence[str],
+    rate_hz: float,
+    verifier: SegmentVerifier | None,
+) -> list[Event]:
+    """The events of one stream, as the pipeline would give them (times from the first tick)."""
+    step_ns = round(1e9 / rate_hz)
+
+    def verify(start_ns: int, end_ns: int) -> Float32:
+        first = max(round(start_ns / step_ns), 0)
+        last = min(max(round(end_ns / step_ns), first + 2), len(item.joints) - 1)
+        first = min(first, last - 2)
+        key = (first, last)
+        if key not in item.verdicts:
+            assert verifier is not None
+            with torch.inference_mode():
+                segment = torch.from_numpy(item.joints[first : last + 1])[None]
+                item.verdicts[key] = softmax(verifier(segment)[0].numpy())
+        return item.verdicts[key]
+
+    decoder = Decoder(options, labels, 1 / rate_hz, verify if verifier else None, item.stream.name)
+    n = len(item.joints)
+    times: NDArray[np.int64] = np.arange(n, dtype=np.int64) * step_ns
+    window = Window("", "right", "right", item.stream.name, 0, int(times[-1]), step_ns, n, b"")
+    found = decoder.push(Scores(window, times, item.probs, item.boundary, item.probs[:, :0]))
+    return found + decoder.finish(int(times[-1]), "end")
+
+
+def spans(events: Sequence[Event], kind: str = "confirmed") -> list[Span]:
+    """Detections of one grade, in seconds."""
+    return [
+        Span(e.label, e.onset_ns / 1e9, e.offset_ns / 1e9, e.decided_ns / 1e9)
+        for e in events
+        if e.kind == kind
+    ]
+
+
+def truths(stream: Stream, labels: Sequence[str]) -> list[Span]:
+    """A stream's gestures, in seconds from its start."""
+    at = stream.time_s[0]
+    return [Span(labels[m.label - 1], m.start_s - at, m.end_s - at) for m in stream.marks]
+
+
+def evaluate(
+    items: Sequence[Scored],
+    options: DecoderOptions,
+    labels: Sequence[str],
+    rate_hz: float,
+    verifier: SegmentVerifier | None,
+    rule: Rule = "shrec21",
+) -> Report:
+    """Confirmed events against the truth."""
+    return score(
+        [truths(i.stream, labels) for i in items],
+        [spans(decode(i, options, labels, rate_hz, verifier)) for i in items],
+        rule,
+        [i.stream.seconds for i in items],
+    )
+
+
+#: What ``tune`` tries, in order; each is set to its best with the others kept.
+GRID: tuple[tuple[str, tuple[float, ...]], ...] = (
+    ("begin", (0.3, 0.4, 0.5, 0.6)),
+    ("accept", (0.1, 0.2, 0.3, 0.45, 0.6)),
+    ("min_quality", (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4)),
+    ("min_mean", (0.2, 0.3, 0.4, 0.5, 0.6)),
+    ("end", (0.2, 0.3, 0.4, 0.5, 0.6)),
+    ("smooth_s", (0.04, 0.08, 0.12)),
+    ("end_hold_s", (0.08, 0.16, 0.24)),
+    ("begin_hold_s", (0.04, 0.08, 0.16)),
+    ("boundary_min", (0.05, 0.15, 0.3)),
+    ("lookback_s", (0.5, 0.8, 1.2)),
+)
+
+
+def tune(
+    items: Sequence[Scored],
+    start: DecoderOptions,
+    labels: Sequence[str],
+    rate_hz: float,
+    verifier: SegmentVerifier | None,
+    rounds: int = 2,
+    say: Say = lambda _: None,
+) -> DecoderOptions:
+    """Coordinate search over ``GRID`` from ``start``."""
+
+    def worth(options: DecoderOptions) -> float:
+        r = evaluate(items, options, labels, rate_hz, verifier)
+        # A stray event costs a user more than the benchmark's average shows, and waiting costs
+        # something too.
+        return r.jaccard + 0.5 * r.f1 + 0.5 * r.overlap - 0.3 * r.false_positives - 0.05 * r.delay
+
+    best, value = start, worth(start)
+    for _ in range(rounds):
+        before = value
+        for name, choices in GRID:
+            for choice in choices:
+                trial = msgspec.structs.replace(best, **{name: choice})
+                if (v := worth(trial)) > value + 1e-4:
+                    best, value = trial, v
+            say(f"{name} {getattr(best, name)}: {value:.4f}")
+        if value - before < 1e-3:
+            break
+    return best
+
+
+def duration_bounds(
+    streams: Sequence[Stream],
+    options: DecoderOptions,
+    labels: Sequence[str],
+    slack: float = 0.6,
+) -> DecoderOptions:
+    """Each class's own limits of duration, from the data: shortest x slack, longest / slack."""
+    lengths: dict[str, list[float]] = {label: [] for label in labels}
+    for stream in streams:
+        for m in stream.marks:
+            lengths[labels[m.label - 1]].append(m.end_s - m.start_s)
+    own = {
+        label: ClassOptions(
+            min_duration_s=round(max(float(np.quantile(v, 0.02)) * slack, 0.08), 3),
+            max_duration_s=round(float(np.quantile(v, 0.98)) / slack + 0.5, 3),
+        )
+        for label, v in lengths.items()
+        if v
+    }
+    return msgspec.structs.replace(options, per_class=own)

@@ -1,0 +1,311 @@
+"""Scoring rules, training material, and the recipe from a data set to a model file."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hgr_stream.cli.train import train
+from hgr_stream.datasets.base import HandSequence, Segment
+from hgr_stream.recognition import bundle
+from hgr_stream.recognition.engine import Engine
+from hgr_stream.recognition.options import DecoderOptions
+from hgr_stream.skeleton import bone_lengths, mirrored, with_palm
+from hgr_stream.training import augment
+from hgr_stream.training.metrics import Span, matches, pair, score
+from hgr_stream.training.streams import (
+    IGNORE,
+    ChunkRule,
+    annotate,
+    distorted,
+    draw_chunk,
+    labels_of,
+    resample,
+    split,
+    to_streams,
+)
+
+RATE = 25.0
+
+
+def sequence(name: str, seed: int, seconds: float = 24.0) -> HandSequence:
+    """A hand that now and then sweeps (LEFT), opens (OPEN), and else drifts; 50 frames a second."""
+    rng = np.random.default_rng(seed)
+    n = int(seconds * 50)
+    shape = np.random.default_rng(0).uniform(-0.05, 0.05, (22, 3))
+    path = np.cumsum(rng.normal(0, 0.001, (n, 1, 3)), 0)
+    spread = np.ones((n, 1, 1))
+    segments = []
+    for at in range(100, n - 100, 200):
+        if len(segments) % 2:
+            path[at : at + 40, 0, 0] -= 0.25 * np.sin(np.linspace(0, np.pi, 40))
+            segments.append(Segment("LEFT", at, at + 39))
+        else:
+            spread[at : at + 50] += np.sin(np.linspace(0, np.pi, 50))[:, None, None]
+            segments.append(Segment("OPEN", at, at + 49))
+    joints = with_palm((shape * spread + path + [0, 0.2, 0]).astype(np.float32))
+    steps = np.arange(n)
+    return HandSequence(name, joints, steps * 20_000_000, steps + 1, segments=segments)
+
+
+# --- scoring ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("found", "shrec21", "shrec22", "any_overlap"),
+    [
+        (Span("A", 10, 20), True, True, True),
+        (Span("A", 15, 20), False, True, True),  # half: at least half, but not more than half
+        (Span("A", 14, 20), True, True, True),
+        (Span("A", 10, 30), True, True, True),
+        (Span("A", 10, 31), True, False, True),  # more than twice as long
+        (Span("A", 19, 25), False, False, True),
+        (Span("A", 20, 25), False, False, False),
+        (Span("B", 10, 20), False, False, False),
+    ],
+)
+def test_the_rules_of_the_benchmarks(found, shrec21, shrec22, any_overlap):
+    truth = Span("A", 10, 20)
+    assert matches(truth, found, "shrec21") is shrec21
+    assert matches(truth, found, "shrec22") is shrec22
+    assert matches(truth, found, "any") is any_overlap
+
+
+def test_scores_of_a_worked_example():
+    truths = [[Span("A", 0, 10), Span("B", 20, 30)], [Span("A", 0, 10)]]
+    found = [
+        [Span("A", 1, 11, 12), Span("A", 40, 50, 50), Span("B", 24, 30, 31)],
+        [Span("B", 0, 10, 12)],
+    ]
+    r = score(truths, found, "shrec21", seconds=[100, 100])
+    assert r.detection_rate == pytest.approx((1 / 2 + 1) / 2)
+    assert r.false_positives == pytest.approx((1 / 2 + 1) / 2)
+    assert r.jaccard == pytest.approx((1 / 3 + 1 / 2) / 2)
+    assert r.overlap == pytest.approx((9 / 31 + 6 / 20) / 2)
+    assert r.delay == pytest.approx((12 + 11) / 2)
+    assert (r.precision, r.recall) == pytest.approx((2 / 4, 2 / 3))
+    assert r.false_per_hour == pytest.approx(1 / 170 * 3600)
+    assert r.time_to_detect == pytest.approx((12 / 10 + 11 / 10) / 2)
+
+
+def test_fragments_count_once():
+    truth = [Span("A", 0, 10)]
+    assert len(pair(truth, [Span("A", 0, 6), Span("A", 6, 10)], "any")) == 1
+    r = score([truth], [[Span("A", 0, 6), Span("A", 6.5, 10)]], "shrec21")
+    assert (r.detection_rate, r.false_positives, r.jaccard) == (1.0, 1.0, 0.5)
+
+
+def test_nothing_found_and_nothing_there():
+    r = score([[Span("A", 0, 10)]], [[]], "shrec22")
+    assert (r.detection_rate, r.jaccard, r.f1) == (0.0, 0.0, 0.0)
+    assert score([[]], [[]], "shrec21").false_per_hour == 0.0
+
+
+# --- material -----------------------------------------------------------------------------------
+
+
+def test_streams_leave_out_what_cannot_be_trusted():
+    good, doubtful, left = sequence("1", 1), sequence("2", 2), sequence("3", 3)
+    doubtful.notes.append("annotation TAP 1135-162: ends before it starts, dropped")
+    left.side = "left"
+    streams = to_streams([good, doubtful, left], ["LEFT", "OPEN"])
+    assert [s.name for s in streams] == ["1", "3"]
+    assert np.array_equal(streams[1].joints, mirrored(left.joints))
+    first = good.segments[0]
+    assert streams[0].marks[0].label == 2
+    assert streams[0].marks[0].start_s == pytest.approx(first.start / 50)
+    assert streams[0].marks[0].end_s == pytest.approx(first.end / 50)
+
+
+def test_the_split_is_of_whole_sequences_and_keeps_the_classes():
+    streams = to_streams([sequence(str(i), i) for i in range(20)], ["LEFT", "OPEN"])
+    inside, outside = split(streams, 0.2, 0)
+    assert len(outside) == 4
+    assert {s.name for s in inside} | {s.name for s in outside} == {str(i) for i in range(20)}
+    assert {m.label for s in outside for m in s.marks} == {1, 2}
+    again = split(streams, 0.2, 0)[1]
+    assert [s.name for s in outside] == [s.name for s in again]
+
+
+def test_resampling_is_the_line_between_frames():
+    q = sequence("1", 1)
+    time_s = q.time_ns / 1e9
+    got = resample(q.joints, time_s, np.array([0.03, 1.0, 99.0]))
+    assert np.allclose(got[0], 0.5 * (q.joints[1] + q.joints[2]), atol=1e-6)
+    assert np.allclose(got[1], q.joints[50], atol=1e-6)
+    assert np.array_equal(got[2], q.joints[-1])
+
+
+def test_boundaries_are_asked_for_late_and_labels_held():
+    (stream,) = to_streams([sequence("1", 1)], ["LEFT", "OPEN"])
+    rule = ChunkRule(RATE, 200, delay_s=0.24, release_s=0.2)
+    ticks = np.arange(200) / RATE
+    label, boundary = annotate(stream.marks, ticks, rule)
+    first = stream.marks[0]
+    assert (
+        abs(int(boundary[:, 0].argmax()) - (first.start_s + 0.24) * RATE) <= 1
+        or (boundary[:, 0] > 0.5).sum() > 3
+    )
+    inside = (ticks >= first.start_s) & (ticks <= first.end_s + 0.2)
+    assert (label[inside] == first.label).all()
+    assert label[ticks < first.start_s].max() == 0
+    cut = first.start_s + 0.6 * (first.end_s - first.start_s)
+    label, _ = annotate(stream.marks, ticks + cut, rule)
+    assert label[0] == IGNORE, "a gesture that lost its beginning is not asked for"
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 10_000), st.floats(0.2, 1.2))
+def test_distortions_give_hands(seed, strength):
+    rng = np.random.default_rng(seed)
+    joints = sequence("1", 1).joints[:200]
+    out = augment.hand(joints.copy(), 50.0, rng, strength)
+    assert out.shape == joints.shape
+    assert out.dtype == np.float32
+    assert np.isfinite(out).all()
+    assert np.allclose(out, with_palm(out.copy()), atol=1e-6)
+    ratio = np.median(bone_lengths(out)[:, 1:], 0) / np.median(bone_lengths(joints)[:, 1:], 0)
+    assert (ratio > 0.3).all()
+    assert (ratio < 2.5).all()
+
+
+def test_no_strength_no_change():
+    joints = sequence("1", 1).joints[:100]
+    rng = np.random.default_rng(0)
+    assert np.array_equal(augment.hand(joints, 50.0, rng, 0.0), joints)
+    assert np.allclose(augment.speeds(50, RATE, rng, 0.0), 1.0)
+
+
+def test_chunks_hold_what_the_recording_holds():
+    streams = to_streams([sequence("1", 1), sequence("2", 2)], ["LEFT", "OPEN"])
+    rule = ChunkRule(RATE, 128, 0.24)
+    rng = np.random.default_rng(3)
+    gestures = [(i, m) for i, s in enumerate(streams) for m in s.marks]
+    chunks = [draw_chunk(streams, rule, rng, 1.0, gestures) for _ in range(40)]
+    assert all(c.joints.shape == (128, 22, 3) and np.isfinite(c.joints).all() for c in chunks)
+    share = np.mean([(c.label > 0).mean() for c in chunks])
+    assert 0.1 < share < 0.7
+    assert {int(v) for c in chunks for v in c.label} >= {0, 1, 2}
+    still = draw_chunk(streams, rule, np.random.default_rng(0), 0.0).joints
+    recorded = np.concatenate([s.joints for s in streams])
+    nearest = [np.abs(recorded - frame).max((1, 2)).min() for frame in still]
+    assert max(nearest) < 0.01, "without distortion a chunk is a piece of a recording"
+
+
+def test_the_proxy_moves_the_marks_with_the_hand():
+    (stream,) = to_streams([sequence("1", 1)], ["LEFT", "OPEN"])
+    copy = distorted(stream, np.random.default_rng(5))
+    assert 0.6 * len(stream.marks) <= len(copy.marks) <= len(stream.marks)
+    for m in (m for m in copy.marks if m.label == 1):
+        inside = (copy.time_s >= m.start_s) & (copy.time_s <= m.end_s)
+        x = copy.joints[:, 0]
+        sweep = np.ptp(x[inside], axis=0).max()
+        before = np.ptp(
+            x[(copy.time_s < m.start_s - 0.2) & (copy.time_s > m.start_s - 0.6)], axis=0
+        )
+        assert sweep > 0.1 > before.max() * 0.5
+
+
+# --- the recipe ---------------------------------------------------------------------------------
+
+
+def write_shrec21(root: Path, sequences: int, seconds: float) -> Path:
+    """Made-up recordings in the layout of SHREC'21's archive."""
+    arrays, lines = {}, []
+    for i in range(1, sequences + 1):
+        q = sequence(str(i), i, seconds)
+        arrays[f"seq_{i:03d}"] = q.joints[:, [0, *range(3, 22)]] * np.float32([1, 1, -1])
+        lines.append(
+            ";".join([str(i), *(f"{s.label};{s.start + 1};{s.end + 1}" for s in q.segments), ""])
+        )
+    root.mkdir()
+    np.savez(root / "positions.npz", **arrays)
+    (root / "annotations_revised_training.txt").write_text("\n".join(lines) + "\n")
+    return root
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("train")
+    root = write_shrec21(folder / "data", 8, 16.0)
+    out = folder / "small.pt"
+    args = ["--online", "--dataset", "shrec21", "--root", str(root), "-o", str(out)]
+    args += ["--minutes", "0.15", "--held-out", "0.25", "--json", "--seed", "3", "--threads", "1"]
+    args += ["--other", f"shrec21={root}"]
+    result = CliRunner().invoke(train, args, catch_exceptions=False)
+    return result, out
+
+
+def test_the_command_trains_a_model_that_the_engine_runs(trained):
+    result, out = trained
+    assert result.exit_code == 0, result.output
+    told = json.loads(result.stdout)
+    metadata = bundle.read_metadata(out)
+    assert metadata.labels == ["LEFT", "OPEN"]
+    assert metadata.training["seed"] == 3
+    assert metadata.training["steps"]["network"] > 0
+    assert len(metadata.training["held_out"]) == 2
+    assert metadata.training["data"] == "shrec21, 8 sequences"
+    assert metadata.scores == told["scores"]
+    assert {"held_out", "proxy", "shrec21"} <= set(metadata.scores)
+    assert metadata.decoder.per_class["LEFT"].min_duration_s > 0
+    engine = Engine(bundle.load(out))
+    assert engine.options == metadata.decoder
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "told"),
+    [
+        (["--dataset", "shrec99"], 2, "shrec99"),
+        (["--root", "/nowhere"], 2, "/nowhere"),
+        (["--other", "leap"], 2, "'leap' is not NAME=DIR"),
+        (["-o", "/nowhere/at/all.pt"], 1, "no such folder"),
+    ],
+)
+def test_wrong_uses_are_told_in_one_line(tmp_path, change, code, told):
+    root = write_shrec21(tmp_path / "data", 1, 16.0)
+    args = ["--online", "--dataset", "shrec21", "--root", str(root), "-o", str(tmp_path / "m.pt")]
+    result = CliRunner().invoke(train, [*args, *change])
+    assert result.exit_code == code
+    assert told in result.output
+    assert not (tmp_path / "m.pt").exists()
+
+
+def test_an_interrupt_ends_cleanly(tmp_path):
+    root = write_shrec21(tmp_path / "data", 4, 16.0)
+    args = ["train", "--online", "--dataset", "shrec21", "--root", str(root), "--threads", "1"]
+    command = [sys.executable, "-m", "hgr_stream.cli", *args, "-o", str(tmp_path / "m.pt")]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    time.sleep(5.0)  # wherever it is by then, loading or training
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate(timeout=30)
+    assert process.returncode == 1, told
+    assert "Traceback" not in told
+    assert not (tmp_path / "m.pt").exists()
+
+
+def test_too_little_data_is_told(tmp_path):
+    root = write_shrec21(tmp_path / "data", 1, 16.0)
+    args = ["--online", "--dataset", "shrec21", "--root", str(root), "-o", str(tmp_path / "m.pt")]
+    result = CliRunner().invoke(train, args)
+    assert result.exit_code == 1
+    assert "too few to train" in result.output
+    (root / "positions.npz").write_bytes(b"nothing")
+    result = CliRunner().invoke(train, args)
+    assert result.exit_code == 1
+    assert "positions.npz" in result.output
+
+
+def test_labels_are_those_of_the_data():
+    assert labels_of([sequence("1", 1)]) == ["LEFT", "OPEN"]
+    assert DecoderOptions().of("LEFT", "begin") == DecoderOptions().begin
