@@ -49,7 +49,7 @@ class Pipeline:
     @property
     def counts(self) -> Counter[str]:
         """What was refused, lost or mended on the way."""
-        return self.segmenter.counts
+        return self.segmenter.counts + self.engine.counts
 
     def push(self, frame: Frame) -> list[Event]:
         """Events that this frame brought about."""

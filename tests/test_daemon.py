@@ -22,7 +22,7 @@ import zmq
 
 import hgr_stream
 from hgr_stream.client import Stream
-from hgr_stream.messages import Event, Frame, Hand, encode, joint_bytes
+from hgr_stream.messages import Event, Frame, Hand, Window, encode, joint_bytes
 from hgr_stream.pipeline import Pipeline
 from hgr_stream.recognition.bundle import load
 from tests.daemon_process import HGR, Daemon, feeding, wait_until
@@ -314,6 +314,17 @@ def test_impossible_hands_reach_nobody_and_are_told(daemon: Daemon) -> None:
     wait_until(lambda: collector.kinds("confirmed"), 15, "recognition beside spoilt hands")
     wait_until(lambda: daemon.count("segmenter", "hands_not_finite") > 0, 5, "counting")
     assert "that are not numbers" in daemon.text()
+
+
+def test_a_window_of_another_size_is_refused_beside_good_ones(daemon: Daemon) -> None:
+    window = Window(
+        "odd", "right", "right", "t.1", 0, 0, 40_000_000, 3, joint_bytes(np.zeros((3, 22, 3), "f4"))
+    )
+    before = daemon.count("worker", "malformed")
+    with feeding(daemon) as feeder:
+        feeder.raw("windows", [encode(window)])
+    wait_until(lambda: daemon.count("worker", "malformed") == before + 1, 5, "the refusal")
+    works(daemon, "after-odd")
 
 
 # -- swapping the model -----------------------------------------------------------------------

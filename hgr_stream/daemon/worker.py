@@ -56,13 +56,11 @@ class WorkerShell(Shell):
             try:
                 windows.append(decode(Window, data))
             except MessageError as error:
-                self.counts["malformed"] += 1
-                if self.counts["malformed"] in (1, 10, 100, 1000):
-                    self.log.warning("refused a message: %s", error)
+                self._refuse(error)
         if windows:
             self.counts["windows"] += len(windows)
             self.counts["batches"] += 1
-            self._send(self.engine.push(windows), arrived_ns)
+            self._send(self._recognise(windows), arrived_ns)
             if sent_ns := windows[-1].frame_sent_ns:  # an ended track names no frame
                 self._lag_ns = time.monotonic_ns() - sent_ns
         if self.requests in ready:
@@ -70,6 +68,25 @@ class WorkerShell(Shell):
         if self._loading and self._loading[1].done():
             self._swap(*self._loading)
             self._loading = None
+
+    def _recognise(self, windows: list[Window]) -> list[Event]:
+        try:
+            return self.engine.push(windows)
+        except bundles.ModelError:
+            pass
+        # One of them is not cut for this model; it must not cost the others.
+        events: list[Event] = []
+        for window in windows:
+            try:
+                events += self.engine.push([window])
+            except bundles.ModelError as error:
+                self._refuse(error)
+        return events
+
+    def _refuse(self, error: Exception) -> None:
+        self.counts["malformed"] += 1
+        if self.counts["malformed"] in (1, 10, 100, 1000):
+            self.log.warning("refused a message: %s", error)
 
     def _send(self, events: list[Event], arrived_ns: int = 0) -> None:
         for event in events:
@@ -120,6 +137,7 @@ class WorkerShell(Shell):
     def beat(self) -> None:
         if hasattr(self, "engine"):  # it is still loading at the first beat
             self.counts["dropped_tap"] = self.outlet.counts["dropped_tap"]
+            self.counts["windows_lost"] = self.engine.counts["windows_lost"]
             self.gauges = {
                 "lag_ms": self._lag_ns / 1e6,
                 "hands": float(self.engine.recogniser.hands),
