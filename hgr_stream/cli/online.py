@@ -1,0 +1,163 @@
+"""``hgr evaluate --online``: a model on continuous recordings, by the benchmarks' rules and a
+user's."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..datasets.base import DatasetError
+from ..datasets.convert import Format, Recording, open_recordings
+
+if TYPE_CHECKING:
+    from ..recognition.bundle import Bundle
+    from ..training.online_evaluate import Grade, OnlineReport, Played
+
+#: The benchmark whose rule scores a data set.
+RULES = {"shrec21": "shrec21", "shrec22": "shrec22"}
+
+
+def choose(
+    bundle: Bundle, recordings: Sequence[Recording], dataset: str, split: str
+) -> tuple[list[Recording], str]:
+    """The recordings that a model may be judged on, and a word on them.
+
+    On the training part of the data set that it was trained on, only what it held out; raises
+    ClickException when it has seen everything."""
+    training = bundle.metadata.training
+    seen = str(training.get("data", "")).split(",")[0].strip().lower()
+    if split != "train" or dataset not in seen:
+        return list(recordings), f"{len(recordings)} recordings"
+    if "all" in str(training.get("trained_on", "")).split(" but")[0].split():
+        raise click.ClickException(
+            f"{bundle.metadata.name} was trained on all of {dataset}'s training part: its figures "
+            "there say nothing. Use --split test, another data set, or train without --all"
+        )
+    held = {str(name) for name in training.get("held_out", [])}
+    kept = [r for r in recordings if r.name in held]
+    if not kept:
+        raise click.ClickException(
+            f"none of these recordings was held out when {bundle.metadata.name} was trained"
+        )
+    return kept, f"{len(kept)} recordings held out of its training"
+
+
+def evaluate_online(
+    *,
+    model: str,
+    dataset: str | None,
+    root: Path,
+    split: str,
+    truth: Path | None,
+    timeline: str | None,
+    picture: Path | None,
+    as_json: bool,
+) -> None:
+    """What ``hgr evaluate --online`` does; raises ClickException with one line."""
+    from rich.console import Console
+
+    from ..recognition.bundle import ModelError, load
+    from ..training.online_evaluate import evaluate, truths_of
+    from ..training.online_evaluate import timeline as draw
+
+    try:
+        bundle = load(model)
+        format_: Format | None = dataset if dataset in RULES else None  # type: ignore[assignment]
+        recordings = list(open_recordings([root], format_))
+        if truth is not None:
+            if len(recordings) != 1:
+                raise DatasetError(f"{root}: --truth belongs to one recording")
+            first = next(iter(recordings[0].frames), None)
+            start_ns = first.time_ns if first else 0
+            recordings[0].truths = truths_of(truth, first.device if first else "")
+            for t in recordings[0].truths:
+                t.onset_ns += start_ns
+                t.offset_ns += start_ns
+        recordings, said = choose(bundle, recordings, dataset or "", split)
+        console = Console(stderr=True)
+        with console.status("reading") as status:
+            played, reports = evaluate(
+                bundle,
+                recordings,
+                RULES.get(dataset or "", "any"),  # type: ignore[arg-type]
+                watch=lambda name: status.update(f"{name}"),
+            )
+        if picture is not None:
+            wanted = timeline or played[0].name
+            chosen = [(r, p) for r, p in zip(recordings, played, strict=True) if p.name == wanted]
+            if not chosen:
+                raise DatasetError(f"no recording is called {wanted!r}")
+            draw(bundle, chosen[0][0], chosen[0][1], picture)
+            click.echo(f"wrote {picture}", err=True)
+    except (DatasetError, ModelError) as error:
+        raise click.ClickException(str(error)) from None
+    if as_json:
+        click.echo(json.dumps(as_object(bundle, dataset, split, played, reports)))
+    else:
+        show(bundle, said, reports, played)
+
+
+def as_object(
+    bundle: Bundle,
+    dataset: str | None,
+    split: str,
+    played: Sequence[Played],
+    reports: dict[Grade, OnlineReport],
+) -> dict[str, Any]:
+    """For machines."""
+    return {
+        "model": bundle.metadata.name,
+        "dataset": dataset,
+        "split": split,
+        "recordings": len(played),
+        "gestures": sum(len(p.truths) for p in played),
+        "seconds": round(sum(p.seconds for p in played), 1),
+        "frame_s": played[0].frame_s,
+        **{
+            grade: {
+                **r.summary(),
+                "per_class": {
+                    c.label: {"truths": c.truths, "hits": c.hits, "false": c.false}
+                    for c in r.benchmark.per_class
+                },
+            }
+            for grade, r in reports.items()
+        },
+    }
+
+
+def show(
+    bundle: Bundle, said: str, reports: dict[Grade, OnlineReport], played: Sequence[Played]
+) -> None:
+    """For people."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    table = Table("", *reports, title=f"{bundle.metadata.name} on {said}")
+    rows = (
+        ("detection rate", "detection_rate", "{:.3f}"),
+        ("false positives", "false_positives", "{:.3f}"),
+        ("Jaccard index", "jaccard", "{:.3f}"),
+        ("delay, frames", "delay", "{:.1f}"),
+        ("event precision", "precision", "{:.3f}"),
+        ("event recall", "recall", "{:.3f}"),
+        ("event F1", "f1", "{:.3f}"),
+        ("false events an hour of idle", "false_per_hour", "{:.1f}"),
+        ("edit-distance accuracy", "edit_accuracy", "{:.3f}"),
+        ("normalised time to detect", "time_to_detect", "{:.2f}"),
+        ("commit lag, ms", "commit_lag_ms", "{:.0f}"),
+        ("calibration error", "calibration_error", "{:.3f}"),
+    )
+    summaries = [r.summary() for r in reports.values()]
+    for title, key, form in rows:
+        table.add_row(title, *(form.format(s[key]) for s in summaries))
+    console.print(table)
+    classes = Table("class", "truths", "hits", "false", title="confirmed events")
+    for c in reports["confirmed"].benchmark.per_class:
+        classes.add_row(c.label, str(c.truths), str(c.hits), str(c.false))
+    console.print(classes)

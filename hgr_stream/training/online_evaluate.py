@@ -1,0 +1,265 @@
+"""A model on continuous recordings with known truth: the whole pipeline, in lock step, scored.
+
+Nothing is shortened here: the same ``Pipeline`` as ``hgr process`` runs over the recordings, and
+its events are scored by the benchmarks' own rules (in the files' frame numbers) and by what a user
+feels. Spans and delays are in frames; ``frame_s`` says how long one is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..config import Segmentation
+from ..datasets.base import DatasetError
+from ..datasets.convert import Recording
+from ..messages import Event, Truth
+from ..pipeline import BATCH, Pipeline, run_recording
+from ..recognition.bundle import Bundle
+from ..recognition.options import DecoderOptions
+from ..recognition.recogniser import Recogniser
+from ..segmentation import Segmenter, WindowSpec
+from .metrics import Report, Rule, Span, pair, score
+
+Grade = Literal["confirmed", "early"]
+GRADES: tuple[Grade, ...] = ("confirmed", "early")
+
+
+@dataclass
+class Played:
+    """One recording's truth and events; spans in frame numbers, end included."""
+
+    name: str
+    truths: list[Span]
+    found: dict[Grade, list[Span]]
+    confidences: dict[Grade, list[float]]
+    seconds: float
+    frame_s: float
+    events: list[Event] = field(default_factory=list)
+
+
+def play(
+    bundle: Bundle,
+    recording: Recording,
+    options: DecoderOptions | None = None,
+    segmentation: Segmentation | None = None,
+) -> Played:
+    """Run the pipeline over one recording of one device; raises DatasetError without truth."""
+    pipeline = Pipeline(bundle, segmentation, batch=BATCH, options=options)
+    events, devices = run_recording(pipeline, recording.frames)
+    if len(devices) != 1:
+        raise DatasetError(f"{recording.file}: holds {len(devices)} devices; one is wanted")
+    numbers = next(iter(devices.values()))
+    last = {e.id: e for e in events if e.kind in ("confirmed", "cancelled")}
+    found: dict[Grade, list[Span]] = {grade: [] for grade in GRADES}
+    confidences: dict[Grade, list[float]] = {grade: [] for grade in GRADES}
+    for event in events:
+        if event.kind not in GRADES:
+            continue
+        # An early label is judged with the end that its gesture turned out to have; one that was
+        # cancelled counts all the same: it had been told.
+        final = last.get(event.id, event)
+        end_ns = max(final.offset_ns or final.decided_ns, event.onset_ns)
+        start_ns = event.onset_ns if event.kind == "early" else final.onset_ns
+        span = Span(
+            event.label,
+            numbers.nearest(start_ns),
+            numbers.nearest(end_ns),
+            numbers.latest(event.report_ns),
+        )
+        found[event.kind].append(span)
+        confidences[event.kind].append(event.confidence)
+    seconds = numbers.seconds(int(numbers.times_ns[-1]))
+    return Played(
+        recording.name,
+        [
+            Span(t.label, numbers.nearest(t.onset_ns), numbers.nearest(t.offset_ns))
+            for t in recording.truths
+        ],
+        found,
+        confidences,
+        seconds,
+        seconds / max(len(numbers.times_ns) - 1, 1),
+        events,
+    )
+
+
+@dataclass
+class OnlineReport:
+    """Scores of one grade of events over a set of recordings."""
+
+    benchmark: Report
+    edit_accuracy: float  #: 1 - Levenshtein distance of the label sequences / length of the truth
+    commit_lag_ms: float  #: median report - true end (confirmed) or true start (early)
+    calibration_error: float  #: expected, ten bins of told confidence against being right
+
+    def summary(self) -> dict[str, Any]:
+        return {
+            **self.benchmark.summary(),
+            "edit_accuracy": round(self.edit_accuracy, 4),
+            "commit_lag_ms": round(self.commit_lag_ms, 1),
+            "calibration_error": round(self.calibration_error, 4),
+        }
+
+
+def report(played: Sequence[Played], grade: Grade, rule: Rule) -> OnlineReport:
+    """Score recordings that have been played."""
+    truths = [p.truths for p in played]
+    found = [p.found[grade] for p in played]
+    frame_s = float(np.median([p.frame_s for p in played]))
+    lags, told, right = [], [], []
+    for p in played:
+        pairs = pair(p.truths, p.found[grade], "any")
+        hits = {j for _, j in pairs}
+        for i, j in pairs:
+            since = p.truths[i].end if grade == "confirmed" else p.truths[i].start
+            lags.append((p.found[grade][j].report - since) * p.frame_s * 1e3)
+        told += p.confidences[grade]
+        right += [j in hits for j in range(len(p.found[grade]))]
+    lengths = sum(len(t) for t in truths)
+    edits = sum(
+        edit_distance([s.label for s in sorted(t, key=_start)], [s.label for s in f])
+        for t, f in zip(truths, found, strict=True)
+    )
+    return OnlineReport(
+        score(truths, found, rule, [p.seconds for p in played], frame_s),
+        1.0 - edits / max(lengths, 1),
+        float(np.median(lags)) if lags else 0.0,
+        calibration_error(np.array(told), np.array(right, dtype=bool)),
+    )
+
+
+def _start(span: Span) -> float:
+    return span.start
+
+
+def edit_distance(a: Sequence[str], b: Sequence[str]) -> int:
+    """Levenshtein distance between two sequences of labels."""
+    row = list(range(len(b) + 1))
+    for i, x in enumerate(a, 1):
+        before, row[0] = row[0], i
+        for j, y in enumerate(b, 1):
+            before, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, before + (x != y))
+    return row[-1]
+
+
+def calibration_error(told: NDArray[np.float64], right: NDArray[np.bool_], bins: int = 10) -> float:
+    """Expected calibration error: |confidence - share right|, averaged over equal-width bins."""
+    if not len(told):
+        return 0.0
+    at = np.minimum((told * bins).astype(int), bins - 1)
+    error = 0.0
+    for b in range(bins):
+        mine = at == b
+        if mine.any():
+            error += mine.mean() * abs(told[mine].mean() - right[mine].mean())
+    return float(error)
+
+
+def evaluate(
+    bundle: Bundle,
+    recordings: Iterable[Recording],
+    rule: Rule,
+    *,
+    options: DecoderOptions | None = None,
+    watch: Callable[[str], None] = lambda _: None,
+) -> tuple[list[Played], dict[Grade, OnlineReport]]:
+    """Play every recording and score both grades; raises DatasetError when there is no truth."""
+    played = []
+    for recording in recordings:
+        watch(recording.name)
+        played.append(play(bundle, recording, options))
+    if not any(p.truths for p in played):
+        raise DatasetError("none of these recordings says what is performed in it")
+    return played, {grade: report(played, grade, rule) for grade in GRADES}
+
+
+# -- pictures -----------------------------------------------------------------------------------
+
+
+def timeline(bundle: Bundle, recording: Recording, played: Played, path: Path) -> None:
+    """Truth above, events below, scores behind, as a PNG."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    labels = bundle.metadata.labels
+    colours = {label: plt.get_cmap("tab20")(i % 20) for i, label in enumerate(labels)}
+    times, probs = _scores(bundle, recording)
+    figure, axes = plt.subplots(figsize=(max(8.0, played.seconds / 4), 3.6), layout="constrained")
+    try:
+        for i, label in enumerate(labels):
+            axes.plot(times, probs[:, i + 1], color=colours[label], lw=0.8, alpha=0.7)
+        first_ns = _first_ns(recording)
+        for truth in recording.truths:
+            start_s, end_s = (truth.onset_ns - first_ns) / 1e9, (truth.offset_ns - first_ns) / 1e9
+            _bar(axes, start_s, end_s, 1.08, truth.label, colours.get(truth.label, "grey"))
+        for event in played.events:
+            at_s, end_s = (event.onset_ns - first_ns) / 1e9, (event.offset_ns - first_ns) / 1e9
+            if event.kind == "confirmed":
+                _bar(axes, at_s, end_s, -0.22, event.label, colours[event.label])
+            elif event.kind == "early":
+                told_s = (event.decided_ns - first_ns) / 1e9
+                axes.plot([told_s], [-0.04], "v", color=colours[event.label], ms=6)
+        axes.set_ylim(-0.28, 1.26)
+        axes.set_xlim(0, max(played.seconds, 0.1))
+        axes.set_yticks([-0.15, 0, 0.5, 1.0, 1.15], ["told", "0", "0.5", "1", "truth"])
+        axes.set_xlabel("seconds")
+        axes.set_title(f"{recording.name}: {bundle.metadata.name} (triangles: label told early)")
+        figure.savefig(path, dpi=110)
+    finally:
+        plt.close(figure)
+
+
+def _bar(axes: Any, start_s: float, end_s: float, y: float, label: str, colour: Any) -> None:
+    axes.barh(y + 0.07, end_s - start_s, left=start_s, height=0.14, color=colour, alpha=0.85)
+    axes.text((start_s + end_s) / 2, y + 0.07, label, ha="center", va="center", fontsize=7)
+
+
+def _first_ns(recording: Recording) -> int:
+    return next(iter(recording.frames)).time_ns
+
+
+def _scores(bundle: Bundle, recording: Recording) -> tuple[NDArray[np.float64], NDArray]:
+    """(n,) seconds and (n, 1+C) probabilities of every tick of the first hand."""
+    m = bundle.metadata
+    segmenter = Segmenter(WindowSpec(m.rate_hz, m.size, m.hop))
+    recogniser = Recogniser(bundle)
+    times, rows = [], []
+    first_ns: int | None = None
+    for frame in recording.frames:
+        first_ns = frame.time_ns if first_ns is None else first_ns
+        for scores in recogniser.push(segmenter.push(frame)):
+            times.append((scores.times_ns - first_ns) / 1e9)
+            rows.append(scores.probs)
+    empty = np.zeros((0, 1 + len(m.labels)), np.float32)
+    return np.concatenate([np.zeros(0), *times]), np.concatenate([empty, *rows])
+
+
+def truths_of(path: Path, device: str) -> list[Truth]:
+    """A truth file of one's own: CSV lines ``label,start_s,end_s`` (a header is allowed), seconds
+    from the recording's first frame. Raises DatasetError naming the line."""
+    import csv
+
+    truths = []
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            for n, row in enumerate(csv.reader(file), 1):
+                if not row or row[0].startswith("#") or (n == 1 and row[0].strip() == "label"):
+                    continue
+                try:
+                    label, start_s, end_s = row[0].strip(), float(row[1]), float(row[2])
+                except (ValueError, IndexError):
+                    raise DatasetError(f"{path}:{n}: wants label,start_s,end_s") from None
+                if not (label and 0 <= start_s < end_s < 1e6):
+                    raise DatasetError(f"{path}:{n}: start must come before end")
+                truths.append(Truth(device, "", label, round(start_s * 1e9), round(end_s * 1e9)))
+    except OSError as error:
+        raise DatasetError(f"{path}: {error.strerror or error}") from None
+    return truths
