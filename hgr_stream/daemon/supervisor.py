@@ -254,9 +254,12 @@ class Supervisor:
         self.outlet.tell(topics.of(status), encode(status))
 
     def _tell_own(self) -> None:
-        states = [child.keeper.state for child in self.children.values()]
-        troubled = any(s in ("waiting", "gave-up") for s in states)
-        starting = "starting" in states
+        keepers = [child.keeper for child in self.children.values()]
+        states = [keeper.state for keeper in keepers]
+        troubled = any(
+            k.state == "gave-up" or (k.state == "waiting" and k.restarts) for k in keepers
+        )
+        starting = "starting" in states or "waiting" in states
         status = Status(
             stage="supervisor",
             boot_id=self.boot_id,
