@@ -1,0 +1,477 @@
+"""The reference network: Devineau, Moutarde, Xi, Yang, "Deep Learning for Hand Gesture Recognition
+on Skeletal Data", FG 2018, as its authors released it, and the form in which it runs here.
+
+In the order of use: ``ORIGINAL`` and ``MODERN`` (how it is trained), ``resample_zoom`` (a gesture
+to 100 frames), ``Devineau`` (the network that is trained; reads and writes the released state
+dict) and ``FastDevineau`` (the same function for inference, what ``export_devineau`` writes).
+
+Each channel (a joint's x, y or z) has its own two convolutional branches over time, *high* with 7
+taps and *low* with 3, each three times convolution, ReLU and pooling by two, and a *residual* that
+is pooled alone; 9 features x duration / 8 of every channel go to a perceptron. The release loops
+over the channels; ``Devineau`` groups the convolutions. What ``FastDevineau`` adds is said there.
+"""
+
+import functools
+import itertools
+import math
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from ..skeleton import N_JOINTS, Float32
+from .bundle import ModelError, save
+from .options import Metadata
+
+DURATION: Final = 100
+CHANNELS: Final = 3 * N_JOINTS
+HIDDEN: Final = 1936
+WIDTHS: Final = (1, 8, 4, 4)  # feature maps of a branch before and after each convolution
+TAPS: Final = {"high": 7, "low": 3}
+N_MAPS: Final = 2 * WIDTHS[-1] + 1  # of a channel: both branches and the residual
+_RELEASED_LAYERS: Final = (0, 3, 6)  # the convolutions' places in the release's nn.Sequential
+
+
+# -- how it is trained -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train ``Devineau``; times are in epochs, lengths in metres, angles in degrees."""
+
+    optimiser: Literal["adam", "adamw"] = "adam"
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.0
+    schedule: Literal["constant", "cosine"] = "constant"
+    warmup_epochs: float = 0.0
+    epochs: int = 25
+    batch: int = 32
+    dropout: float = 0.2
+    label_smoothing: float = 0.0
+    clip_norm: float | None = None
+    ema: float | None = None  #: decay of the weights' average a step; None: none is kept
+    resampling: Literal["cubic-zoom", "linear"] = "cubic-zoom"
+    duration: int = DURATION
+    augment: bool = False
+    rotation_deg: float = 0.0
+    scale: float = 0.0  #: standard deviation of the hand's size, of 1
+    bones: float = 0.0  #: standard deviation of a finger's length, of 1
+    crop: float = 0.0  #: largest part cut off at either end
+    time_warp: float = 0.0
+    noise_m: float = 0.0
+
+
+#: The released notebook's: nothing normalised, nothing augmented.
+ORIGINAL: Final = Recipe()
+#: The same network as one would train it now.
+MODERN: Final = Recipe(
+    optimiser="adamw",
+    learning_rate=1e-3,
+    weight_decay=0.02,
+    schedule="cosine",
+    warmup_epochs=3,
+    epochs=60,
+    batch=64,
+    label_smoothing=0.1,
+    clip_norm=2.0,
+    ema=0.99,
+    augment=True,
+    rotation_deg=6.0,
+    scale=0.06,
+    bones=0.05,
+    crop=0.05,
+    time_warp=0.1,
+    noise_m=0.0015,
+)
+
+
+@functools.lru_cache(maxsize=1024)
+def zoom_matrix(n_frames: int, duration: int = DURATION) -> NDArray[np.float64]:
+    """The cubic-spline zoom from ``n_frames`` to ``duration`` frames: (duration, n_frames).
+
+    A spline is linear in its samples, so that this matrix is ``scipy.ndimage.zoom`` itself (order
+    3, mode "reflect", first and last frame kept, as in the release). Needs scipy. Read-only.
+    """
+    from scipy import ndimage
+
+    if n_frames < 1 or duration < 1:
+        raise ValueError(f"cannot zoom {n_frames} frames to {duration}: both must be at least 1")
+    columns = [
+        ndimage.zoom(unit, duration / n_frames, order=3, mode="reflect")
+        for unit in np.eye(n_frames)
+    ]
+    matrix = np.stack(columns, axis=1)
+    matrix.flags.writeable = False
+    return matrix
+
+
+def resample_zoom(joints: NDArray[np.floating], duration: int = DURATION) -> Float32:
+    """A gesture (T, ...) to (duration, ...) frames by the paper's cubic-spline zoom, a channel by
+    itself. Raises ValueError when there is no frame."""
+    joints = np.asarray(joints)
+    if joints.ndim < 1 or not len(joints):
+        raise ValueError(f"cannot zoom joints of shape {joints.shape}: no frame in it")
+    flat = zoom_matrix(len(joints), duration) @ joints.reshape(len(joints), -1).astype(np.float64)
+    return flat.reshape(duration, *joints.shape[1:]).astype(np.float32)
+
+
+# -- the network -----------------------------------------------------------------------------------
+
+
+class Devineau(nn.Module):
+    """(batch, duration, channels) -> logits (batch, classes), by grouped convolutions.
+
+    ``duration`` is fixed by the perceptron, as in the release. ``seed`` draws the release's
+    initialisation: Xavier-uniform with gain sqrt 2, biases 0.1.
+    """
+
+    def __init__(
+        self,
+        duration: int = DURATION,
+        channels: int = CHANNELS,
+        classes: int = 14,
+        *,
+        dropout: float = ORIGINAL.dropout,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__()
+        if duration < 8 or channels < 1 or classes < 1:
+            raise ValueError(
+                f"duration {duration}, channels {channels}, classes {classes}: "
+                "wants at least 8 frames, 1 channel and 1 class"
+            )
+        self.duration, self.channels, self.classes = duration, channels, classes
+
+        def branch(taps: int) -> nn.ModuleList:
+            return nn.ModuleList(
+                nn.Conv1d(a * channels, b * channels, taps, padding=taps // 2, groups=channels)
+                for a, b in itertools.pairwise(WIDTHS)
+            )
+
+        self.high = branch(TAPS["high"])
+        self.low = branch(TAPS["low"])
+        self.dropout = nn.Dropout(dropout)
+        self.hidden = nn.Linear(N_MAPS * channels * (duration // 8), HIDDEN)
+        self.output = nn.Linear(HIDDEN, classes)
+        self.reset_parameters(seed)
+
+    @torch.no_grad()
+    def reset_parameters(self, seed: int | None = None) -> None:
+        """The release's initialisation; ``seed`` None draws from torch's global generator."""
+        generator = None if seed is None else torch.Generator().manual_seed(seed)
+        for layer in self.modules():
+            if isinstance(layer, nn.Conv1d | nn.Linear):
+                # Fans are those of one channel's own convolution, not of the whole group.
+                groups = layer.groups if isinstance(layer, nn.Conv1d) else 1
+                taps = math.prod(layer.weight.shape[2:])
+                fans = (layer.weight.shape[0] // groups + layer.weight.shape[1]) * taps
+                bound = math.sqrt(2) * math.sqrt(6 / fans)
+                layer.weight.uniform_(-bound, bound, generator=generator)
+                layer.bias.fill_(0.1)  # type: ignore[union-attr]
+
+    def both_branches(self, layer: int) -> tuple[Tensor, Tensor]:
+        """Weights (channels * 2 * maps out, maps in, 1, 7) and biases of a layer, *high* and *low*
+        of a channel side by side; *low* is zero-padded from 3 to 7 taps."""
+        weights, biases = [], []
+        for branch, taps in ((self.high, TAPS["high"]), (self.low, TAPS["low"])):
+            conv: Any = branch[layer]
+            margin = (TAPS["high"] - taps) // 2
+            weight = F.pad(conv.weight, (margin, margin))
+            weights.append(weight.view(self.channels, WIDTHS[layer + 1], WIDTHS[layer], 1, -1))
+            biases.append(conv.bias.view(self.channels, -1))
+        return torch.stack(weights, 1).flatten(0, 2), torch.stack(biases, 1).flatten()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, duration, channels) -> (batch, classes)."""
+        if x.ndim != 3 or x.shape[1] != self.duration or x.shape[2] != self.channels:
+            raise ValueError(
+                f"wants (batch, {self.duration}, {self.channels}), got {tuple(x.shape)}"
+            )
+        # Convolutions in two dimensions, one of them 1: channels last, as the frames come, is
+        # half again as fast to train as one dimension with time last.
+        x = x.unsqueeze(1).permute(0, 3, 1, 2)
+        y = x
+        for layer in range(3):
+            groups = self.channels if layer == 0 else 2 * self.channels
+            weight, bias = self.both_branches(layer)
+            y = F.conv2d(y, weight, bias, padding=(0, 3), groups=groups).relu()
+            y = F.avg_pool2d(self.dropout(y) if layer == 2 else y, (1, 2))
+        residual = F.avg_pool2d(x[..., : 8 * y.shape[-1]], (1, 8))
+        maps = torch.cat([y.unflatten(1, (self.channels, -1)), residual.unsqueeze(2)], dim=2)
+        out: Tensor = self.output(self.hidden(maps.flatten(1)).relu())
+        return out
+
+    def _released_names(self) -> dict[str, tuple[str, int | None]]:
+        """The release's key -> (ours, the channel whose part it is; None: all of it)."""
+        names: dict[str, tuple[str, int | None]] = {}
+        for branch in TAPS:
+            for channel in range(self.channels):
+                for i, place in enumerate(_RELEASED_LAYERS):
+                    for kind in ("weight", "bias"):
+                        theirs = f"all_conv_{branch}.{channel}.{place}.{kind}"
+                        names[theirs] = (f"{branch}.{i}.{kind}", channel)
+        for ours, place in (("hidden", 0), ("output", 2)):
+            for kind in ("weight", "bias"):
+                names[f"fc.{place}.{kind}"] = (f"{ours}.{kind}", None)
+        return names
+
+    def released_state_dict(self) -> dict[str, Tensor]:
+        """The weights under the names and shapes of the released ``HandGestureNet``; copies."""
+        own = self.state_dict()
+        return {
+            theirs: (
+                own[ours] if channel is None else own[ours].chunk(self.channels)[channel]
+            ).clone()
+            for theirs, (ours, channel) in self._released_names().items()
+        }
+
+    def load_released(self, state_dict: Mapping[str, Tensor]) -> Self:
+        """Take the weights of a released ``HandGestureNet``; returns self.
+
+        Raises ValueError naming the first entry that is missing, unknown or of another shape;
+        nothing is changed then.
+        """
+        expected = self.released_state_dict()
+        for key in (*expected, *state_dict):
+            if key not in state_dict or key not in expected:
+                fault = "missing" if key in expected else "unknown"
+                raise ValueError(f"released state dict: {key} is {fault} for {self._size()}")
+            if state_dict[key].shape != expected[key].shape:
+                raise ValueError(
+                    f"released state dict: {key} has shape {tuple(state_dict[key].shape)}, "
+                    f"{self._size()} wants {tuple(expected[key].shape)}"
+                )
+        own = self.state_dict()
+        with torch.no_grad():
+            for theirs, (ours, channel) in self._released_names().items():
+                part = own[ours] if channel is None else own[ours].chunk(self.channels)[channel]
+                part.copy_(state_dict[theirs])
+        return self
+
+    def _size(self) -> str:
+        return f"{self.duration} frames, {self.channels} channels, {self.classes} classes"
+
+    @classmethod
+    def from_released(cls, state_dict: Mapping[str, Tensor], duration: int = DURATION) -> Self:
+        """A network of the size that a released state dict tells; raises ValueError."""
+        try:
+            n_features = state_dict["fc.0.weight"].shape[1]
+            classes = state_dict["fc.2.weight"].shape[0]
+        except (KeyError, IndexError):
+            raise ValueError("released state dict: no fc.0.weight and fc.2.weight in it") from None
+        channels = max(1, n_features // (N_MAPS * max(1, duration // 8)))
+        return cls(duration, channels, classes).load_released(state_dict)
+
+
+# -- inference -------------------------------------------------------------------------------------
+
+# Fixed, and written out as 4, 3 and 10 where TorchScript reads:
+_STEP = 4  # outputs of a convolution that one row of a matrix product gives
+_REACH = 3  # half of the taps, which is the padding
+_SPAN = _STEP + 2 * _REACH  # inputs that those outputs see
+
+
+def _block_weights(weight: Tensor, step: int = _STEP) -> Tensor:
+    """Taps (G, O, I, 7) -> (G, span * I, step * O), which gives ``step`` outputs of all maps from
+    the inputs they see. Columns are ordered (even and odd steps, pairs, maps): pooling by two is
+    then the sum of the two halves."""
+    n_groups, n_out, n_in, taps = weight.shape
+    blocks = weight.new_zeros(n_groups, step + taps - 1, n_in, 2, step // 2, n_out)
+    for s in range(step):
+        blocks[:, s : s + taps, :, s % 2, s // 2] = weight.permute(0, 3, 2, 1)
+    return blocks.reshape(n_groups, -1, step * n_out).contiguous()
+
+
+def _pooled_blocks(y: Tensor, steps: int, n_blocks: int) -> Tensor:
+    """Sum even and odd outputs y (C, 2, B, n, 2, 2 * maps) to 2 n pooled steps, of which the first
+    ``steps`` count; cut them, zero-padded, into (2 * C, B * n_blocks, 10 * maps)."""
+    channels, batch, n, maps = y.shape[0], y.shape[2], y.shape[3], y.shape[5] // 2
+    padded = torch.empty([channels, 2, batch, 4 * n_blocks + 6, maps])
+    place = padded[:, :, :, 3 : 3 + 2 * n].view(channels, 2, batch, n, 2 * maps)
+    torch.add(y[:, :, :, :, 0], y[:, :, :, :, 1], out=place)
+    padded[:, :, :, :3].zero_()
+    padded[:, :, :, 3 + steps :].zero_()
+    blocks = padded.view(2 * channels, batch, -1).unfold(2, 10 * maps, 4 * maps).contiguous()
+    return blocks.view(2 * channels, batch * n_blocks, 10 * maps)
+
+
+class _Linear(nn.Module):
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, weight: Tensor, bias: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("weight", weight)
+        self.register_buffer("bias", bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight, self.bias)
+
+
+class _Int8Linear(nn.Module):
+    """Weights in 8 bits with a scale a row; inputs are quantised at each call, to 7 bits, so that
+    processors that add pairs of products in 16 bits (AVX2 without VNNI) do not saturate."""
+
+    def __init__(self, weight: Tensor, bias: Tensor) -> None:
+        super().__init__()
+        scale = (weight.abs().amax(1).double() / 127).clamp_min(1e-12)
+        zero = torch.zeros(len(weight), dtype=torch.long)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # quantised tensors are announced to move to torchao
+            quantised = torch.quantize_per_channel(weight, scale, zero, 0, torch.qint8)
+            self.packed = torch.ops.quantized.linear_prepack(quantised, bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = torch.ops.quantized.linear_dynamic(x, self.packed, True)
+        return out
+
+
+class FastDevineau(nn.Module):
+    """``Devineau`` for inference: (batch, size, channels) -> (batch, classes); scriptable.
+
+    Frames are brought from ``size`` to the network's duration first where they differ. Equal to
+    ``Devineau`` to 1e-5; with ``int8`` the first linear layer (99 % of the weights) is held in
+    8 bits a weight and the rest stays as it is.
+
+    One gesture is so little arithmetic (2 M multiplications in all convolutions) that the calls
+    and the memory touched are what costs. So: one product with a constant matrix resamples the
+    input, pads it, cuts it into overlapping blocks of 10 frames and pools the residual. A batched
+    product over channels gives 4 outputs a block; *low* is zero-padded from 3 to 7 taps, so that
+    both branches are batch entries of the same products. Pooling adds two halves of the product,
+    written into the zero-padded place where the next layer cuts its blocks; the factor one half
+    is in the next layer's weights (exact), and the features' order in the linear layer's columns.
+    """
+
+    gather: Tensor
+    ones: Tensor
+    weight1: Tensor
+    weight2: Tensor
+    weight3: Tensor
+    bias2: Tensor
+    bias3: Tensor
+
+    def __init__(self, net: Devineau, size: int | None = None, int8: bool = False) -> None:
+        super().__init__()
+        size = net.duration if size is None else size
+        self.size, self.channels = size, net.channels
+        # Lengths after each pooling, and blocks that cover what each pooling needs.
+        t1, t2, t3 = (net.duration >> i for i in (1, 2, 3))
+        self.t1, self.t2, self.t3 = t1, t2, t3
+        self.n1, self.n2, self.n3 = (-(-2 * t // _STEP) for t in (t1, t2, t3))
+
+        with torch.no_grad():
+            self._gather(net.duration)
+            # Both branches see the same input: one product for the two, its bias a row of weights.
+            weight, bias = net.both_branches(0)
+            maps = _block_weights(weight.view(net.channels, -1, 1, 7)).unflatten(
+                2, (2, 2, 2, WIDTHS[1])
+            )
+            bias = bias.view(-1, 1, 2, 1, 1, WIDTHS[1]).expand(-1, -1, -1, 2, 2, -1)
+            blocks = torch.cat([maps.permute(0, 1, 4, 2, 3, 5), bias], dim=1)
+            self.register_buffer("weight1", blocks.flatten(2).contiguous())
+            for i, n_blocks in ((1, self.n2), (2, self.n3)):
+                weight, bias = net.both_branches(i)
+                weight = weight.view(2 * net.channels, -1, WIDTHS[i], 7)
+                blocks = _block_weights(0.5 * weight)
+                bias = bias.view(2 * net.channels, 1, -1).repeat(1, 1, n_blocks * _STEP)
+                self.register_buffer(f"weight{i + 1}", blocks)
+                self.register_buffer(f"bias{i + 1}", bias)
+
+            hidden = net.hidden.weight.unflatten(1, (net.channels, N_MAPS, t3))
+            maps = 0.5 * hidden[:, :, :-1].unflatten(2, (2, WIDTHS[-1])).transpose(3, 4)
+            weight = torch.cat([maps.flatten(1), hidden[:, :, -1].flatten(1)], dim=1).contiguous()
+            kind = _Int8Linear if int8 else _Linear
+            self.hidden = kind(weight, net.hidden.bias.clone())
+            self.output = _Linear(net.output.weight.clone(), net.output.bias.clone())
+        self.eval()
+
+    def _gather(self, duration: int) -> None:
+        """(size, n1 * 11 + t3): a channel's frames -> its padded blocks, each with a place for the
+        constant 1 that the bias is multiplied with, and its residual."""
+        blocks = torch.zeros(duration, self.n1, _SPAN + 1, dtype=torch.float64)
+        ones = torch.zeros(self.n1, _SPAN + 1)
+        ones[:, _SPAN] = 1
+        self.register_buffer("ones", torch.cat([ones.flatten(), torch.zeros(self.t3)]))
+        for block in range(self.n1):
+            for k in range(_SPAN):
+                t = block * _STEP + k - _REACH
+                if 0 <= t < duration:
+                    blocks[t, block, k] = 1
+        residual = torch.zeros(duration, self.t3, dtype=torch.float64)
+        for j in range(self.t3):
+            residual[8 * j : 8 * j + 8, j] = 1 / 8
+        matrix = torch.cat([blocks.flatten(1), residual], dim=1)
+        if self.size != duration:
+            matrix = torch.from_numpy(zoom_matrix(self.size, duration).T.copy()) @ matrix
+        self.register_buffer("gather", matrix.float())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, size, channels) -> (batch, classes)."""
+        if x.dim() != 3 or x.shape[1] != self.size or x.shape[2] != self.channels:
+            raise ValueError(f"wants (batch, {self.size}, {self.channels}), got {x.shape}")
+        batch, channels = x.shape[0], self.channels
+        frames = x.permute(2, 0, 1).reshape(-1, self.size)
+        gathered = torch.addmm(self.ones, frames, self.gather)
+        edge = self.n1 * 11
+        rows = gathered[:, :edge].reshape(channels, batch * self.n1, 11)
+        y = torch.bmm(rows, self.weight1).relu_()
+        y = y.view(channels, batch, self.n1, 2, 2, 16).permute(0, 3, 1, 2, 4, 5)
+
+        y = torch.bmm(_pooled_blocks(y, self.t1, self.n2), self.weight2)
+        y = y.view(2 * channels, batch, -1).add_(self.bias2).relu_()
+        y = y.view(channels, 2, batch, self.n2, 2, 8)
+
+        y = torch.bmm(_pooled_blocks(y, self.t2, self.n3), self.weight3)
+        y = y.view(2 * channels, batch, -1).add_(self.bias3).relu_()
+        y = y.view(2 * channels, batch, self.n3, 2, 8)
+
+        maps = (y[:, :, :, 0] + y[:, :, :, 1]).view(2 * channels, batch, -1)[:, :, : 4 * self.t3]
+        residual = gathered[:, edge:].view(channels, batch, self.t3)
+        features = torch.cat(
+            [maps.transpose(0, 1).reshape(batch, -1), residual.transpose(0, 1).reshape(batch, -1)],
+            dim=1,
+        )
+        out: Tensor = self.output(self.hidden(features).relu_())
+        return out
+
+
+class _OnJoints(nn.Module):
+    """The bundle's contract for windowed models: (B, size, 22, 3) -> (B, classes)."""
+
+    def __init__(self, fast: FastDevineau) -> None:
+        super().__init__()
+        self.fast = fast
+
+    def forward(self, joints: Tensor) -> Tensor:
+        return self.fast(joints.flatten(2))  # type: ignore[no-any-return]
+
+
+def script_devineau(net: Devineau, size: int | None = None, int8: bool = False) -> Any:
+    """A frozen TorchScript module (B, size, 22, 3) canonical joints -> logits (B, classes).
+
+    ``size`` frames (default: the network's duration) are zoomed inside to the duration. Raises
+    ModelError if the network does not take 22 joints in 3 dimensions.
+    """
+    if net.channels != CHANNELS:
+        raise ModelError(f"devineau: {net.channels} channels; canonical joints are {CHANNELS}")
+    scripted = torch.jit.script(_OnJoints(FastDevineau(net, size, int8)).eval())
+    return torch.jit.freeze(scripted)
+
+
+def export_devineau(
+    net: Devineau, metadata: Metadata, path: str | Path, int8: bool = False
+) -> None:
+    """Write the network as a windowed model file; ``metadata.size`` is the window.
+
+    Raises ModelError if metadata and network clash.
+    """
+    if metadata.kind != "windowed":
+        raise ModelError(f"{path}: devineau is a windowed network, metadata says {metadata.kind}")
+    save(script_devineau(net, metadata.size, int8), metadata, path)

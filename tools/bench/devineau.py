@@ -1,0 +1,185 @@
+"""The reference network, one gesture at a time on one thread, against its released form.
+
+Peer: the release's loop over 66 channels (written again below). Subjects: grouped convolutions,
+the scripted inference form in fp32 and in int8. Floors: reading the first linear layer's weights
+(99 % of the network) once, in 4 bytes and in 1 byte each. The forms run in turn, several calls
+each, for some rounds; ratios are taken within a round, so that a busy moment falls on both sides.
+The first call of each turn is not counted: it fetches the weights that the others pushed out, and
+is told as "after others".
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import click
+import torch
+from torch import Tensor, nn
+
+CHANNELS = 66
+TARGETS = {"scripted, fp32": 6.0, "scripted, int8": 15.0}
+
+
+class ReleasedNet(nn.Module):
+    """The network as its authors released it: a loop over channels, the same names of weights."""
+
+    def __init__(self, duration: int = 100, channels: int = CHANNELS, classes: int = 14) -> None:
+        super().__init__()
+
+        def branch(taps: int) -> nn.Sequential:
+            return nn.Sequential(
+                nn.Conv1d(1, 8, taps, padding=taps // 2),
+                nn.ReLU(),
+                nn.AvgPool1d(2),
+                nn.Conv1d(8, 4, taps, padding=taps // 2),
+                nn.ReLU(),
+                nn.AvgPool1d(2),
+                nn.Conv1d(4, 4, taps, padding=taps // 2),
+                nn.ReLU(),
+                nn.Dropout(0.2),
+                nn.AvgPool1d(2),
+            )
+
+        self.all_conv_high = nn.ModuleList(branch(7) for _ in range(channels))
+        self.all_conv_low = nn.ModuleList(branch(3) for _ in range(channels))
+        self.all_residual = nn.ModuleList(
+            nn.Sequential(nn.AvgPool1d(2), nn.AvgPool1d(2), nn.AvgPool1d(2))
+            for _ in range(channels)
+        )
+        self.fc = nn.Sequential(
+            nn.Linear(9 * channels * (duration // 8), 1936), nn.ReLU(), nn.Linear(1936, classes)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        maps = []
+        for c, branches in enumerate(
+            zip(self.all_conv_high, self.all_conv_low, self.all_residual, strict=True)
+        ):
+            channel = x[:, :, c].unsqueeze(1)
+            maps.append(torch.cat([branch(channel) for branch in branches], dim=1))
+        logits: Tensor = self.fc(torch.cat(maps, dim=1).flatten(1))
+        return logits
+
+
+def agreement(batch: int = 256, seed: int = 0) -> dict[str, Any]:
+    """Largest difference of logits, and equal decisions, against the release; random weights."""
+    from hgr_stream.recognition.devineau import Devineau, script_devineau
+
+    net = Devineau(seed=seed).eval()
+    peer = ReleasedNet().eval()
+    peer.load_state_dict(net.released_state_dict())
+    x = torch.randn(batch, 100, CHANNELS, generator=torch.Generator().manual_seed(seed))
+    result = {}
+    with torch.inference_mode():
+        wanted = peer(x)
+        for name, int8 in (("fp32", False), ("int8", True)):
+            got = script_devineau(net, int8=int8)(x.view(batch, 100, 22, 3))
+            result[name] = {
+                "max_difference": float((got - wanted).abs().max()),
+                "logits_std": float(wanted.std()),
+                "same_decision": float((got.argmax(1) == wanted.argmax(1)).float().mean()),
+            }
+    return result
+
+
+def forms(batch: int) -> dict[str, Callable[[], object]]:
+    """What is measured, by name; the loop first."""
+    from hgr_stream.recognition.devineau import Devineau, script_devineau
+
+    net = Devineau(seed=0).eval()
+    peer = ReleasedNet().eval()
+    peer.load_state_dict(net.released_state_dict())
+    x = torch.randn(batch, 100, CHANNELS)
+    joints = x.view(batch, 100, 22, 3)
+    fp32, int8 = script_devineau(net), script_devineau(net, int8=True)
+    weights = net.hidden.weight.detach()
+    bytes_ = weights[: len(weights) // 4].clone()  # as many bytes as there are weights
+    ones = torch.ones(weights.shape[1])
+    return {
+        "released loop": lambda: peer(x),
+        "grouped convolutions": lambda: net(x),
+        "scripted, fp32": lambda: fp32(joints),
+        "scripted, int8": lambda: int8(joints),
+        "floor, fp32": lambda: weights.mv(ones),  # the fastest reader found; a sum is slower
+        "floor, int8": lambda: bytes_.mv(ones),
+    }
+
+
+def measure(batch: int, rounds: int, calls: int) -> dict[str, list[list[float]]]:
+    """Milliseconds by form, round and call; call 0 comes right after the other forms."""
+    subjects = forms(batch)
+    took: dict[str, list[list[float]]] = {name: [] for name in subjects}
+    with torch.inference_mode():
+        for run in subjects.values():
+            for _ in range(5):
+                run()
+        for _ in range(rounds):
+            for name, run in subjects.items():
+                turn = []
+                for _ in range(1 + calls):
+                    began = time.perf_counter()
+                    run()
+                    turn.append(1e3 * (time.perf_counter() - began))
+                took[name].append(turn)
+    return took
+
+
+@click.command(help=__doc__)
+@click.option("--batch", default=1, show_default=True, type=click.IntRange(1))
+@click.option("--rounds", default=40, show_default=True, type=click.IntRange(1))
+@click.option("--calls", default=10, show_default=True, type=click.IntRange(1))
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+def main(batch: int, rounds: int, calls: int, as_json: bool) -> None:
+    from harness import Report, Spread
+
+    torch.set_num_threads(1)
+    took = measure(batch, rounds, calls)
+    turns = {name: [Spread.of(turn[1:]).median for turn in t] for name, t in took.items()}
+    report = Report(f"devineau, batch {batch}, one thread")
+    rows = []
+    for name, rounds_of in took.items():
+        every = Spread.of([ms for turn in rounds_of for ms in turn[1:]], low=0, high=90)
+        ratios = Spread.of(
+            [a / b for a, b in zip(turns["released loop"], turns[name], strict=True)]
+        )
+        rows.append(
+            {
+                "form": name,
+                "median ms": every.median,
+                "p90 ms": every.high,
+                "least ms": every.low,
+                "after others ms": Spread.of([turn[0] for turn in rounds_of]).median,
+                "times faster than the loop": ratios.median,
+            }
+        )
+        if name in TARGETS:
+            report.add(
+                f"{name}: times faster than the released loop",
+                ratios.median,
+                "x",
+                floor=Spread.of(
+                    [
+                        a / b
+                        for a, b in zip(
+                            turns["released loop"], turns[f"floor, {name[-4:]}"], strict=True
+                        )
+                    ]
+                ).median,
+                spread=f"{ratios.low:.1f} - {ratios.high:.1f}",
+                target=f">= {TARGETS[name]:g}" if batch == 1 else "",
+                holds=ratios.median >= TARGETS[name] if batch == 1 else None,
+            )
+    report.tables["forms"] = rows
+    for name, figures in agreement().items():
+        report.notes.append(
+            f"{name} against the release on random gestures: logits differ by at most "
+            f"{figures['max_difference']:.2g} (their deviation is {figures['logits_std']:.2g}), "
+            f"{100 * figures['same_decision']:.1f} % of the decisions are the same"
+        )
+    report.show(as_json)
+
+
+if __name__ == "__main__":
+    main()
