@@ -25,6 +25,7 @@ ENDPOINT_VARIABLE: Final = "HGR_ENDPOINT"
 RUN_DIR_VARIABLE: Final = "HGR_RUN_DIR"
 
 Positive = Annotated[float, Meta(gt=0)]
+Share = Annotated[float, Meta(ge=0, le=1)]
 NotNegative = Annotated[float, Meta(ge=0)]
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 
@@ -51,6 +52,17 @@ class Model(_Table):
 
     use: str = "leap"
     threads: Annotated[int, Meta(ge=1, le=64)] = 1
+
+
+class Recognition(_Table):
+    """What of the model's gestures is told, and when. Gestures by the model's own names."""
+
+    allow: list[str] = []  #: only these are told; empty: all
+    ignore: list[str] = []  #: these are never told
+    threshold: dict[str, Share] = {}  #: gesture -> least confidence; "*" is every other gesture
+    early: bool = True  #: tell a label as soon as it is sure, before the gesture's end
+    refractory_s: NotNegative | None = None  #: quiet after a gesture; None: as the model says
+    idle: Share | None = None  #: idle is when all gestures together are less likely; None: model
 
 
 class Gateway(_Table):
@@ -85,6 +97,7 @@ class Config(_Table):
     devices: dict[Name, dict[str, Any]] = {}
     segmentation: Segmentation = msgspec.field(default_factory=Segmentation)
     model: Model = msgspec.field(default_factory=Model)
+    recognition: Recognition = msgspec.field(default_factory=Recognition)
     gateway: Gateway = msgspec.field(default_factory=Gateway)
     supervisor: Supervisor = msgspec.field(default_factory=Supervisor)
     record: Record = msgspec.field(default_factory=Record)

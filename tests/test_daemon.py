@@ -435,6 +435,7 @@ def test_a_second_daemon_is_told_who_is_in_the_way(daemon: Daemon, tmp_path: Pat
         (('driver = "synthetic"', 'driver = "sythetic"'), "there is no driver 'sythetic'"),
         (("hand_present", "hand_presnt"), "unknown key `hand_presnt`"),
         (("queue = 50", "queue = 'x'"), "queue"),
+        (("queue = 50", "queue = 50\n[recognition]\nignore = ['JUMP']"), "'JUMP', which model"),
     ],
 )
 def test_a_wrong_start_is_one_clear_line(

@@ -68,7 +68,7 @@ def run(config: Path | None, model: str | None, port: int | None, check: bool) -
     try:
         supervisor = Supervisor(settings)
     except ModelError as error:
-        raise click.ClickException(f"[model] {error}") from None
+        raise click.ClickException(f"{config or 'defaults'}: {error}") from None
     metadata = supervisor.metadata
     if check:
         click.echo(

@@ -38,7 +38,7 @@ def make(stage: str, run_dir: Path) -> Shell:
     if stage == "worker":
         from .worker import WorkerShell
 
-        return WorkerShell(run_dir, config.model.use, config.model.threads)
+        return WorkerShell(run_dir, config.model.use, config.model.threads, config.recognition)
     if stage == "gateway":
         from .gateway import GatewayShell
 

@@ -26,6 +26,7 @@ from .. import __version__
 from ..config import Config, run_dir
 from ..messages import MessageError, Status, decode, encode
 from ..recognition.bundle import read_metadata, resolve
+from ..recognition.choice import settings
 from ..stream import topics
 from ..stream.bus import (
     DAEMON_FILE,
@@ -75,6 +76,7 @@ class Supervisor:
         self.log_file = log_file
         self.model = str(resolve(config.model.use))
         self.metadata = read_metadata(Path(self.model))
+        settings(self.metadata, config.recognition, self.metadata.decoder)  # or a clear refusal
         self._stop = False
         self.boot_id = uuid.uuid4().hex[:12]
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import msgspec
 import zmq
 
+from ..config import Recognition
 from ..messages import Event, MessageError, Window, decode, encode
 from ..recognition import bundle as bundles
 from ..recognition.engine import Engine
@@ -24,11 +25,13 @@ LOADING_POLL_S = 0.02
 
 
 class WorkerShell(Shell):
-    def __init__(self, run_dir: Path, model: str, threads: int) -> None:
+    def __init__(
+        self, run_dir: Path, model: str, threads: int, asked: Recognition | None = None
+    ) -> None:
         super().__init__("worker", run_dir)
         self.send_status("starting", f"loading model {model}")
         self.threads = threads
-        self.engine = Engine(bundles.load(bundles.resolve(model), threads))
+        self.engine = Engine(bundles.load(bundles.resolve(model), threads), asked=asked)
         self.inlet = Inlet(self.context, self.info.sockets["windows"], "windows")
         self.outlet = Outlet(self.context, self.info.sockets, None, self.stopping)
         self.requests = self.context.socket(zmq.ROUTER)

@@ -10,18 +10,28 @@ from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 
+from ..config import Recognition
 from ..messages import Event, Window
 from .bundle import Bundle, ModelError
+from .choice import Choice, settings
 from .decoder import Decoder
 from .options import DecoderOptions, Metadata
 from .recogniser import Recogniser, rounds
 
 
 class Engine:
-    """``options`` replaces the decoder settings that the model carries."""
+    """``options`` replaces the decoder settings that the model carries; ``asked`` is the config's
+    word on them and on which gestures are told."""
 
-    def __init__(self, bundle: Bundle, options: DecoderOptions | None = None) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        options: DecoderOptions | None = None,
+        asked: Recognition | None = None,
+    ) -> None:
         self._options = options
+        self._asked = asked or Recognition()
+        self._choice = Choice(self._asked)
         self._decoders: dict[tuple[str, str], Decoder] = {}
         #: ``windows_lost``: numbers of a track's windows that were stepped over.
         self.counts: Counter[str] = Counter()
@@ -36,6 +46,7 @@ class Engine:
     def _options_for(self, bundle: Bundle) -> DecoderOptions:
         """The settings that a model would run with; raises ModelError if they do not suit it."""
         options = self._options or bundle.metadata.decoder
+        options = settings(bundle.metadata, self._asked, options)
         unknown = set(options.per_class) - set(bundle.metadata.labels)
         if unknown:
             raise ModelError(
@@ -72,7 +83,7 @@ class Engine:
                     decoder = self._decoders[(windows[i].device, windows[i].hand)]
                     found.append((i, decoder.push(scores)))
         found.sort(key=lambda item: item[0])
-        return [self._signed(event) for _, events in found for event in events]
+        return self._choice.of(self._signed(event) for _, events in found for event in events)
 
     def _count_lost(self, windows: Sequence[Window]) -> None:
         for window in windows:
@@ -135,4 +146,4 @@ class Engine:
         events = [e for d in self._decoders.values() for e in d.finish(time_ns, reason)]
         self._decoders.clear()
         self.recogniser = Recogniser(self.bundle)
-        return [self._signed(event) for event in events]
+        return self._choice.of(self._signed(event) for event in events)

@@ -1,0 +1,93 @@
+"""What a config asks of a model's gestures: thresholds of one's own, and which are told at all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+
+from ..config import Recognition
+from ..messages import Event
+from .bundle import ModelError
+from .options import ClassOptions, DecoderOptions, Metadata
+
+EVERY = "*"
+
+
+def settings(metadata: Metadata, asked: Recognition, base: DecoderOptions) -> DecoderOptions:
+    """The decoder's settings with the config's wishes in them.
+
+    Raises ModelError naming a gesture that the model does not know."""
+    named = {*asked.allow, *asked.ignore, *asked.threshold} - {EVERY}
+    unknown = sorted(named - set(metadata.labels))
+    if unknown:
+        raise ModelError(
+            f"[recognition] names {unknown[0]!r}, which model {metadata.name!r} does not know; "
+            f"it knows {', '.join(metadata.labels)}"
+        )
+    options = msgspec.structs.replace(base, early_on=base.early_on and asked.early)
+    if asked.refractory_s is not None:
+        options = msgspec.structs.replace(options, refractory_s=asked.refractory_s)
+    if asked.idle is not None:
+        options = msgspec.structs.replace(options, end=asked.idle)
+    per_class = dict(options.per_class)
+    for label in metadata.labels:
+        least = asked.threshold.get(label, asked.threshold.get(EVERY))
+        if least is not None:
+            own = per_class.get(label, ClassOptions())
+            per_class[label] = msgspec.structs.replace(
+                own, accept=least, early=max(least, options.of(label, "early"))
+            )
+    return msgspec.structs.replace(options, per_class=per_class)
+
+
+@dataclass
+class Choice:
+    """Lets through the events of the gestures that are wanted; one for each engine.
+
+    What was told of a gesture and then turns out to be an unwanted one is told as cancelled, so
+    that every id that begins ends."""
+
+    asked: Recognition
+    _told: dict[str, str] = field(default_factory=dict)  # id -> the label last told
+    _hushed: set[str] = field(default_factory=set)  # ids that were cancelled here
+
+    def wanted(self, label: str) -> bool:
+        asked = self.asked
+        return label not in asked.ignore and (not asked.allow or label in asked.allow)
+
+    def of(self, events: Iterable[Event]) -> list[Event]:
+        if not (self.asked.allow or self.asked.ignore):
+            return list(events)
+        out: list[Event] = []
+        for event in events:
+            final = event.kind in ("confirmed", "cancelled")
+            before = self._told.get(event.id)
+            if event.id in self._hushed:
+                pass
+            elif self.wanted(event.label):
+                if before is None and event.kind == "cancelled":
+                    continue  # nothing was told of it
+                if before is None and event.kind != "begin":
+                    # What went before bore an unwanted label: for the subscriber it begins now.
+                    out.append(msgspec.structs.replace(event, kind="begin", offset_ns=0))
+                if event.kind != "update" or before is not None:
+                    out.append(event)
+                self._told[event.id] = event.label
+            elif before is not None:
+                reason = f"turned out to be {event.label}, which is not told"
+                out.append(
+                    msgspec.structs.replace(event, kind="cancelled", label=before, reason=reason)
+                )
+                self._hushed.add(event.id)
+            if final:
+                self._told.pop(event.id, None)
+                self._hushed.discard(event.id)
+        return out
+
+
+def labels_told(labels: Sequence[str], asked: Recognition) -> list[str]:
+    """The gestures that will be told."""
+    choice = Choice(asked)
+    return [label for label in labels if choice.wanted(label)]

@@ -1,0 +1,80 @@
+"""The config's word on gestures: thresholds, and which are told at all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from hgr_stream.config import Recognition
+from hgr_stream.messages import Event
+from hgr_stream.recognition.bundle import ModelError, load
+from hgr_stream.recognition.choice import Choice, settings
+from hgr_stream.recognition.engine import Engine
+from hgr_stream.recognition.options import ClassOptions, DecoderOptions
+from hgr_stream.segmentation import Segmenter, WindowSpec
+from tests.hands import swipe_frames
+from tests.models import save_palm_model
+
+
+def life(event_id: str, *steps: tuple[str, str]) -> list[Event]:
+    return [
+        Event(event_id, kind, label, "d", "right", "right", 0, i, 0.9)  # type: ignore[arg-type]
+        for i, (kind, label) in enumerate(steps)
+    ]
+
+
+def told(asked: Recognition, events: list[Event]) -> list[tuple[str, str]]:
+    choice = Choice(asked)
+    return [(e.kind, e.label) for event in events for e in choice.of([event])]
+
+
+def test_unwanted_gestures_are_not_told() -> None:
+    events = life("a", ("begin", "V"), ("early", "V"), ("confirmed", "V"))
+    events += life("b", ("begin", "TAP"), ("cancelled", "TAP"))
+    assert told(Recognition(ignore=["V"]), events) == [("begin", "TAP"), ("cancelled", "TAP")]
+    assert told(Recognition(allow=["V"]), events) == [
+        ("begin", "V"), ("early", "V"), ("confirmed", "V"),
+    ]  # fmt: skip
+    assert told(Recognition(), events) == [(e.kind, e.label) for e in events]
+
+
+def test_what_turns_out_unwanted_is_cancelled_and_what_turns_out_wanted_begins() -> None:
+    asked = Recognition(ignore=["V"])
+    turned = life("a", ("begin", "TAP"), ("update", "V"), ("early", "V"), ("confirmed", "V"))
+    assert told(asked, turned) == [("begin", "TAP"), ("cancelled", "TAP")]
+    other = life("b", ("begin", "V"), ("update", "TAP"), ("early", "TAP"), ("confirmed", "TAP"))
+    assert told(asked, other) == [("begin", "TAP"), ("early", "TAP"), ("confirmed", "TAP")]
+    at_the_end = life("c", ("begin", "V"), ("confirmed", "TAP"))
+    assert told(asked, at_the_end) == [("begin", "TAP"), ("confirmed", "TAP")]
+    nothing = life("d", ("begin", "V"), ("cancelled", "TAP"))
+    assert told(asked, nothing) == []
+
+
+def test_thresholds_become_the_decoders_settings(tmp_path: Path) -> None:
+    metadata = load(save_palm_model(tmp_path / "palm.pt")).metadata
+    base = DecoderOptions(accept=0.2, early=0.7, per_class={"LEFT": ClassOptions(begin=0.6)})
+    asked = Recognition(threshold={"LEFT": 0.9, "*": 0.4}, early=False, refractory_s=1.5, idle=0.33)
+    got = settings(metadata, asked, base)
+    assert (got.early_on, got.refractory_s, got.end) == (False, 1.5, 0.33)
+    assert (got.of("LEFT", "accept"), got.of("LEFT", "early")) == (0.9, 0.9)
+    assert (got.of("RIGHT", "accept"), got.of("RIGHT", "early")) == (0.4, 0.7)
+    assert got.of("LEFT", "begin") == 0.6
+    assert settings(metadata, Recognition(), base) == base
+    with pytest.raises(ModelError, match=r"names 'JUMP', which model 'palm' does not know"):
+        settings(metadata, Recognition(ignore=["JUMP"]), base)
+
+
+def test_the_engine_obeys_and_a_swapped_model_too(tmp_path: Path) -> None:
+    bundle = load(save_palm_model(tmp_path / "palm.pt"))
+    frames = swipe_frames(2)
+    segmenter = Segmenter(WindowSpec(25, 1, 1))
+    windows = [w for f in frames for w in segmenter.push(f)] + segmenter.finish()
+    plain = Engine(bundle).push(windows)
+    assert {e.label for e in plain} == {"RIGHT"}
+    engine = Engine(bundle, asked=Recognition(ignore=["RIGHT"]))
+    assert engine.push(windows) == []
+    engine.swap(load(save_palm_model(tmp_path / "other.pt", name="other")))
+    assert engine.push(windows) == []
+    late = Engine(bundle, asked=Recognition(early=False)).push(windows)
+    assert [e.kind for e in late] == ["begin", "confirmed"] * 2
