@@ -21,6 +21,7 @@ from hgr_stream.training.online_evaluate import (
     timeline,
     truths_of,
 )
+from hgr_stream.training.thresholds import Candidate, choose, tune
 from tests.hands import swipe_frames
 from tests.models import save_palm_model
 
@@ -81,6 +82,28 @@ def test_the_pipeline_on_a_recording_with_truth_and_its_picture(tmp_path: Path) 
     recording.truths = []
     with pytest.raises(DatasetError, match="what is performed"):
         evaluate(bundle, [recording], "any")
+
+
+def test_thresholds_are_raised_where_they_cost_least() -> None:
+    found = [
+        *(Candidate("A", c, True, False) for c in (0.5, 0.6, 0.9)),
+        Candidate("A", 0.3, False, True),  # cheap: no true A is below it
+        *(Candidate("B", c, True, False) for c in (0.2, 0.3, 0.9)),
+        Candidate("B", 0.5, False, True),  # dear: costs two
+    ]
+    assert choose(found, 2) == {}
+    assert choose(found, 1) == {"A": 0.4}
+    assert choose(found, 0) == {"A": 0.4, "B": 0.7}
+
+
+def test_tuning_rids_a_recording_of_its_false_events(tmp_path: Path) -> None:
+    bundle = load(save_palm_model(tmp_path / "palm.pt"))
+    truths = [Truth("test", "right", "RIGHT", int(1.0e9), int(1.4e9))]  # of three strokes
+    recording = Recording("swipes", tmp_path / "x", "swipes", swipe_frames(3), truths)
+    tuned = tune(bundle, [recording], 1.0)
+    assert tuned.before.benchmark.false_per_hour > 100
+    assert tuned.after.benchmark.false_per_hour == 0.0
+    assert tuned.threshold["RIGHT"] > 0.5
 
 
 def test_a_truth_file_of_ones_own(tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
     "import": ("recordings", "Bring foreign recordings in.", "Recordings"),
     "process": ("process", "Gesture events of recordings, faster than real time.", "Recordings"),
     "train": ("train", "Train a model.", "Models"),
+    "tune": ("online", "Find thresholds for a wanted rate of false events.", "Models"),
     "devices": ("system", "Drivers, and the devices that can be seen now.", "System"),
     "doctor": ("system", "What is installed, what is missing, and the cure.", "System"),
 }

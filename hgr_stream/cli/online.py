@@ -46,6 +46,21 @@ def choose(
     return kept, f"{len(kept)} recordings held out of its training"
 
 
+def add_truth(recordings: Sequence[Recording], truth: Path) -> None:
+    """Give the one recording the truth of a file of its own; raises DatasetError."""
+    from ..training.online_evaluate import truths_of
+
+    if len(recordings) != 1:
+        raise DatasetError(f"{truth}: a truth file belongs to one recording")
+    first = next(iter(recordings[0].frames), None)
+    if first is None:
+        raise DatasetError(f"{recordings[0].file}: holds no frames")
+    recordings[0].truths = truths_of(truth, first.device)
+    for one in recordings[0].truths:
+        one.onset_ns += first.time_ns
+        one.offset_ns += first.time_ns
+
+
 def evaluate_online(
     *,
     model: str,
@@ -61,7 +76,7 @@ def evaluate_online(
     from rich.console import Console
 
     from ..recognition.bundle import ModelError, load
-    from ..training.online_evaluate import evaluate, truths_of
+    from ..training.online_evaluate import evaluate
     from ..training.online_evaluate import timeline as draw
 
     try:
@@ -69,14 +84,7 @@ def evaluate_online(
         format_: Format | None = dataset if dataset in RULES else None  # type: ignore[assignment]
         recordings = list(open_recordings([root], format_))
         if truth is not None:
-            if len(recordings) != 1:
-                raise DatasetError(f"{root}: --truth belongs to one recording")
-            first = next(iter(recordings[0].frames), None)
-            start_ns = first.time_ns if first else 0
-            recordings[0].truths = truths_of(truth, first.device if first else "")
-            for t in recordings[0].truths:
-                t.onset_ns += start_ns
-                t.offset_ns += start_ns
+            add_truth(recordings, truth)
         recordings, said = choose(bundle, recordings, dataset or "", split)
         console = Console(stderr=True)
         with console.status("reading") as status:
@@ -161,3 +169,77 @@ def show(
     for c in reports["confirmed"].benchmark.per_class:
         classes.add_row(c.label, str(c.truths), str(c.hits), str(c.false))
     console.print(classes)
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  hgr tune session.mcap truth.csv
+  hgr tune session.mcap truth.csv --false-per-hour 0.5 -o thresholds.toml
+  hgr tune DIR --model leap          recordings that bring their own truth
+\b
+TRUTH is a CSV file of label,start_s,end_s, in seconds from the recording's first frame.
+"""
+)
+@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("truth", type=click.Path(path_type=Path), required=False)
+@click.option("--model", default="leap", show_default=True, help="A shipped name or a file.")
+@click.option(
+    "--false-per-hour", default=1.0, show_default=True, type=click.FloatRange(0),
+    help="At most so many events where nobody gestures.",
+)  # fmt: skip
+@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path),
+              help="Write the [recognition.threshold] table there.")  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="Thresholds and figures as one JSON object.")
+def tune(
+    file: Path,
+    truth: Path | None,
+    model: str,
+    false_per_hour: float,
+    output: Path | None,
+    as_json: bool,
+) -> None:
+    """Find each gesture's threshold for a wanted rate of false events.
+
+    Prints a [recognition.threshold] table for the config. Record an hour in which people do what
+    they do there, gestures and all: thresholds are as good as the recording is long.
+    """
+    from rich.console import Console
+
+    from ..recognition.bundle import ModelError, load
+    from ..training.thresholds import tune as find
+
+    try:
+        bundle = load(model)
+        recordings = list(open_recordings([file]))
+        if truth is not None:
+            add_truth(recordings, truth)
+        if not any(r.truths for r in recordings):
+            raise DatasetError(f"{file}: says nothing of what is performed; give a TRUTH file")
+        with Console(stderr=True).status("running the recordings"):
+            tuned = find(bundle, recordings, false_per_hour)
+    except (DatasetError, ModelError) as error:
+        raise click.ClickException(str(error)) from None
+    lines = ["[recognition.threshold]", *(f'"{k}" = {v}' for k, v in tuned.threshold.items())]
+    if output is not None:
+        output.write_text("\n".join(lines) + "\n")
+    if as_json:
+        click.echo(
+            json.dumps(
+                {
+                    "threshold": tuned.threshold,
+                    "before": tuned.before.summary(),
+                    "after": tuned.after.summary(),
+                }
+            )
+        )
+        return
+    click.echo("\n".join(lines))
+    for name, r in (("before", tuned.before), ("after", tuned.after)):
+        b = r.benchmark
+        click.echo(
+            f"{name:6}  {b.false_per_hour:6.1f} false events an hour, recall {b.recall:.3f}, "
+            f"precision {b.precision:.3f}",
+            err=True,
+        )
+    click.echo("(measured on the recordings that the thresholds were chosen on)", err=True)

@@ -37,7 +37,7 @@ def settings(metadata: Metadata, asked: Recognition, base: DecoderOptions) -> De
         if least is not None:
             own = per_class.get(label, ClassOptions())
             per_class[label] = msgspec.structs.replace(
-                own, accept=least, early=max(least, options.of(label, "early"))
+                own, accept=least, sure=least, early=max(least, options.of(label, "early"))
             )
     return msgspec.structs.replace(options, per_class=per_class)
 

@@ -74,6 +74,7 @@ class _Limits:
     early: NDArray[np.float64]
     min_mean: NDArray[np.float64]
     accept: NDArray[np.float64]
+    sure: NDArray[np.float64]
     min_quality: NDArray[np.float64]
     min_ns: NDArray[np.int64]
     max_ns: NDArray[np.int64]
@@ -97,6 +98,7 @@ class _Limits:
             early=each("early"),
             min_mean=each("min_mean"),
             accept=each("accept"),
+            sure=each("sure"),
             min_quality=each("min_quality"),
             min_ns=(each("min_duration_s") * 1e9).astype(np.int64),
             max_ns=(each("max_duration_s") * 1e9).astype(np.int64),
@@ -309,6 +311,8 @@ class Decoder:
         peak = float(g.peak[label]) if label == g.label else 1.0
         if confidence * peak * edges < lim.min_quality[label]:
             return label, confidence, "doubtful"
+        if confidence < lim.sure[label]:
+            return label, confidence, "less sure than asked for"
         return label, confidence, ""
 
     def _dated(self, g: _Open, fall_ns: int, now_ns: int, cut: bool) -> tuple[int, int, float]:

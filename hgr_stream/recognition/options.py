@@ -24,6 +24,7 @@ class ClassOptions(msgspec.Struct, omit_defaults=True):
     max_duration_s: float | None = None
     accept: float | None = None
     min_quality: float | None = None
+    sure: float | None = None
 
 
 class DecoderOptions(msgspec.Struct, omit_defaults=True):
@@ -48,6 +49,7 @@ class DecoderOptions(msgspec.Struct, omit_defaults=True):
     accept: float = 0.3  #: the verifier's least probability
     min_quality: float = 0.0  #: see rule 7 of ``decoder``; 0: not asked for
     relabel: bool = True  #: the verifier may change the label
+    sure: float = 0.0  #: the least confidence that is told, verifier or not
     per_class: dict[str, ClassOptions] = {}
 
     def of(self, label: str, name: str) -> Any:
