@@ -392,6 +392,28 @@ def test_a_killed_stage_comes_back(daemon: Daemon, stage: str) -> None:
     works(daemon, f"after-{stage}")
 
 
+@pytest.mark.parametrize("stage", ["worker", "segmenter"])
+def test_a_gesture_that_was_open_when_a_stage_died_is_told_as_over(
+    daemon: Daemon, stage: str
+) -> None:
+    device = f"orphan-{stage}"
+    collector = Collector(daemon, device)
+    frames = [f for f in swipe_frames(1) if f.time_ns < 1.35e9]
+    for f in frames:
+        f.lossless = False
+    with feeding(daemon) as feeder:
+        feeder.send(named(frames, device))
+        wait_until(lambda: collector.events, 5, "a begin")
+        os.kill(daemon.pid(stage), signal.SIGKILL)
+        wait_until(
+            lambda: collector.events[-1].kind in ("cancelled", "confirmed"), 20, "its ending"
+        )
+    assert len({e.id for e in collector.events}) == 1
+    final = collector.events[-1]
+    if stage == "worker":
+        assert (final.kind, final.reason) == ("cancelled", "the worker was started again")
+
+
 def test_a_hanging_stage_is_killed_and_replaced(fresh: Daemon) -> None:
     pid = fresh.pid("segmenter")
     os.kill(pid, signal.SIGSTOP)

@@ -30,7 +30,7 @@ import msgspec
 import zmq
 
 from ..config import Gateway
-from ..messages import Event, MessageError, decode
+from ..messages import Event, MessageError, Status, decode, encode
 from ..stream.bus import QUEUE, alive, bind
 from .shell import Shell, decode_request
 
@@ -47,6 +47,7 @@ class State:
         self.sent: dict[str, int] = {}
         self.last: dict[str, bytes] = {}
         self.open: dict[str, tuple[str, bytes]] = {}  # event id -> its last step
+        self.worker = ""  # the boot id of the worker that the open gestures are of
 
     def number(self, topic: str, payload: bytes) -> bytes:
         """Take note of a message; its receipt. Raises MessageError for one that is not ours."""
@@ -62,6 +63,28 @@ class State:
             self.last[topic] = payload
         n = self.sent[topic] = self.sent.get(topic, 0) + 1
         return self.receipt(n)
+
+    def orphans(self, topic: str, payload: bytes) -> list[tuple[str, bytes]]:
+        """The endings of gestures whose worker died, when this message shows that it did.
+
+        Whoever saw them begin must see them end: each is told as cancelled, once."""
+        if topic.startswith("gesture/"):
+            worker = decode(Event, payload).boot_id
+        elif topic == "status/worker":
+            status = decode(Status, payload)
+            worker = status.boot_id if status.state in ("starting", "up", "degraded") else ""
+        else:
+            return []
+        if worker == self.worker:
+            return []
+        self.worker = worker
+        ended = []
+        for open_topic, last in self.open.values():
+            event = decode(Event, last)
+            event.kind, event.reason = "cancelled", "the worker was started again"
+            event.offset_ns = event.decided_ns
+            ended.append((open_topic, encode(event)))
+        return ended
 
     def receipt(self, n: int) -> bytes:
         return msgspec.msgpack.encode([self.boot_id, n])
@@ -113,15 +136,21 @@ class GatewayShell(Shell):
             for _ in range(limit):
                 parts = self.tap.recv_multipart(zmq.NOBLOCK)
                 try:
-                    topic, payload = parts
-                    receipt = self.present.number(topic.decode(), payload)
+                    head, payload = parts
+                    topic = head.decode()
+                    for orphan in self.present.orphans(topic, payload):
+                        self._publish(*orphan)
+                        self.counts["cancelled_for_a_dead_worker"] += 1
+                    self._publish(topic, payload)
                 except (ValueError, MessageError) as error:
                     self.counts["malformed"] += 1
                     if self.counts["malformed"] in (1, 10, 100, 1000):
                         self.log.warning("refused a message: %s", error)
-                    continue
-                self.public.send_multipart([topic, payload, receipt], zmq.NOBLOCK)
-                self.counts["passed_on"] += 1
+
+    def _publish(self, topic: str, payload: bytes) -> None:
+        receipt = self.present.number(topic, payload)
+        self.public.send_multipart([topic.encode(), payload, receipt], zmq.NOBLOCK)
+        self.counts["passed_on"] += 1
 
     def _subscriptions(self) -> None:
         with contextlib.suppress(zmq.Again):

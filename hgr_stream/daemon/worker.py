@@ -22,6 +22,8 @@ from ..stream.bus import Inlet, Outlet, bind
 from .shell import Shell, decode_request, error_line
 
 LOADING_POLL_S = 0.02
+#: A live hand of which nothing comes for so long, not even its end, has lost its segmenter.
+SILENCE_NS = 3_000_000_000
 
 
 class WorkerShell(Shell):
@@ -44,6 +46,7 @@ class WorkerShell(Shell):
         self._loading: tuple[bytes, Future[bundles.Bundle]] | None = None
         self._seq = 0
         self._lag_ns = 0
+        self._heard: dict[tuple[str, str], tuple[int, Window]] = {}  # hand -> when, its last
         self.send_status("up", self._running())
 
     def _running(self) -> str:
@@ -64,6 +67,11 @@ class WorkerShell(Shell):
             self.counts["windows"] += len(windows)
             self.counts["batches"] += 1
             self._send(self._recognise(windows), arrived_ns)
+            for window in windows:
+                if window.ended:
+                    self._heard.pop((window.device, window.hand), None)
+                else:
+                    self._heard[window.device, window.hand] = (arrived_ns, window)
             if sent_ns := windows[-1].frame_sent_ns:  # an ended track names no frame
                 self._lag_ns = time.monotonic_ns() - sent_ns
         if self.requests in ready:
@@ -137,8 +145,18 @@ class WorkerShell(Shell):
         reply = msgspec.msgpack.encode({"ok": ok, "text": text})
         self.requests.send_multipart([who, b"", reply], zmq.NOBLOCK)
 
+    def _forget_silent(self) -> None:
+        now_ns = time.monotonic_ns()
+        for key, (heard_ns, last) in list(self._heard.items()):
+            if now_ns - heard_ns > SILENCE_NS and not last.lossless:
+                del self._heard[key]
+                self.counts["hands_silent"] += 1
+                end = msgspec.structs.replace(last, seq=last.seq + 1, joints=b"", ended="lost")
+                self._send(self._recognise([end]))
+
     def beat(self) -> None:
         if hasattr(self, "engine"):  # it is still loading at the first beat
+            self._forget_silent()
             self.counts["dropped_tap"] = self.outlet.counts["dropped_tap"]
             self.counts["windows_lost"] = self.engine.counts["windows_lost"]
             self.gauges = {
