@@ -383,3 +383,26 @@ def test_replay_without_a_daemon_names_the_cure(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "start one with: hgr run" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_recording_of_a_device_that_runs_here_gets_a_name_of_its_own(tmp_path: Path) -> None:
+    """Record and replay on the same daemon: neither is in the other's way."""
+    daemon = Daemon(tmp_path, _config(tmp_path))
+    path = tmp_path / "idle.mcap"
+    try:
+        recorded = daemon.hgr("record", str(path), "--duration", "2")
+        assert recorded.returncode == 0, recorded.stderr
+        before = daemon.count("segmenter", "frames")
+        replayed = daemon.hgr("replay", str(path), "--speed", "max", "--name", "test")
+        assert replayed.returncode == 0, replayed.stderr
+        assert "as device idle-replay" in replayed.stderr
+        wait_until(lambda: daemon.count("segmenter", "frames") > before + 100, 5, "both")
+        assert daemon.count("segmenter", "conflicting") == 0
+        assert daemon.count("segmenter", "restarts") == 0
+    finally:
+        daemon.stop()
+
+
+def _config(tmp_path: Path) -> str:
+    model = save_palm_model(tmp_path / "palm.pt")
+    return f'[devices.idle]\ndriver = "synthetic"\nhand_present = false\n[model]\nuse = "{model}"\n'

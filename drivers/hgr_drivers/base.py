@@ -94,6 +94,9 @@ class Driver(ABC, Generic[O]):
     #: The source waits for the pipeline instead of losing frames (replay).
     lossless: ClassVar[bool] = False
 
+    #: The daemon's devices, set by the runner: names that a replay must not speak under.
+    taken: frozenset[str] = frozenset()
+
     def __init__(self, options: O) -> None:
         self.options = options
 

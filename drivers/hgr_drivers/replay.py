@@ -65,7 +65,7 @@ class ReplayDriver(Driver[ReplayOptions]):
                 raise DatasetError(f"{path}: holds no recordings")
             if next(recordings, None) is not None:
                 raise DatasetError(f"{path}: holds several recordings; name one file of it")
-            frames = _Played(recording.frames, self.options.device, self.options.loop)
+            frames = _Played(recording.frames, self.options.device, self.options.loop, self.taken)
             self._player = Player(
                 frames, self.options.speed, self.options.start_s, self.options.step
             )
@@ -141,11 +141,15 @@ def _read_lines(lines: queue.SimpleQueue[bool]) -> None:
 
 @dataclass
 class _Played:
-    """The recording's frames under the wanted name, again and again when looped."""
+    """The recording's frames under the wanted name, again and again when looped.
+
+    A recorded device that the daemon has too, live, is replayed as NAME-replay: two publishers of
+    one name would be taken for one that was started again and again."""
 
     frames: Iterable[Frame]
     device: str
     loop: bool
+    taken: frozenset[str] = frozenset()
 
     def __iter__(self) -> Iterator[Frame]:
         shift_ns = 0
@@ -154,16 +158,17 @@ class _Played:
             first_ns = last_ns = step_ns = 0
             n = 0
             for frame in self.frames:
-                if frame.end:
-                    if not self.loop:
-                        yield frame
+                if frame.end and self.loop:
                     continue
-                n += 1
-                if n == 1:
-                    first_ns = last_ns = frame.time_ns
-                step_ns = max(frame.time_ns - last_ns, 0) or step_ns
-                last_ns = max(frame.time_ns, last_ns)
+                if not frame.end:  # an end bears no time
+                    n += 1
+                    if n == 1:
+                        first_ns = last_ns = frame.time_ns
+                    step_ns = max(frame.time_ns - last_ns, 0) or step_ns
+                    last_ns = max(frame.time_ns, last_ns)
                 changed = frame
+                if not self.device and frame.device in self.taken:
+                    changed = msgspec.structs.replace(changed, device=f"{frame.device}-replay")
                 if self.device:
                     nth = f"-{len(names) + 1}" if names else ""
                     name = names.setdefault(frame.device, self.device + nth)

@@ -146,6 +146,7 @@ class Runner(Shell):
     def __init__(self, driver: Driver, device: str, run_dir: Path) -> None:
         super().__init__(f"driver.{device}", run_dir)
         self.driver = driver
+        driver.taken = frozenset(self.info.devices) - {device}
         self.publisher = Publisher(device, self.boot_id, lossless=driver.lossless)
         self.outlet = Outlet(self.context, self.info.sockets, "frames", self.stopping)
         self.backoff = Backoff()

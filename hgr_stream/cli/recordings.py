@@ -196,6 +196,8 @@ def replay(
             sample = super().read(timeout_s)
             if sample is not None and sample.frame is not None and not sample.frame.end:
                 self.frames += 1
+                if self.frames == 1:
+                    click.echo(f"replaying as device {sample.frame.device}", err=True)
                 if step:
                     click.echo(_frame_line(sample.frame, self.position_s), err=True)
                 else:
