@@ -25,6 +25,8 @@ from hgr_stream.client import Stream
 from hgr_stream.messages import Event, Frame, Hand, Window, encode, joint_bytes
 from hgr_stream.pipeline import Pipeline
 from hgr_stream.recognition.bundle import load
+from hgr_stream.recording import Writer
+from hgr_stream.stream import topics
 from tests.daemon_process import HGR, Daemon, feeding, wait_until
 from tests.hands import frame, hand_joints, swipe_frames
 from tests.models import save_palm_model
@@ -122,6 +124,42 @@ def test_the_daemon_gives_the_events_of_the_pipeline_in_lock_step(
     assert [e.model for e in collector.events] == ["palm"] * len(expected)
     ids = [e.id for e in collector.events]
     assert len(set(ids)) == 4
+
+
+def test_one_recording_gives_the_same_events_processed_and_replayed_at_any_speed(
+    daemon: Daemon, model: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "swipe.mcap"
+    frames = swipe_frames(1, rate_hz=120.0)
+    with Writer(path) as writer:
+        for f in frames:
+            writer.write(topics.of(f), encode(f), f.time_ns, f.time_ns, f.seq)
+    done = daemon.hgr("process", str(path), "--model", str(model), "--json")
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    first_ns = frames[0].time_ns
+    processed = [(x["kind"], x["label"], x["start"], x["end"], x["report"]) for x in lines]
+    assert [x[0] for x in processed] == ["early", "confirmed"]
+    for speed in ("max", "1"):
+        device = f"speed-{speed}"
+        collector = Collector(daemon, device)
+        replayed = daemon.hgr(
+            "replay", str(path), "--speed", speed, "--device", device, "--name", "test"
+        )
+        assert replayed.returncode == 0, replayed.stderr
+        wait_until(lambda c=collector: c.kinds("confirmed"), 5, f"events at speed {speed}")
+        end_ns = collector.kinds("confirmed")[0].offset_ns
+        got = [
+            (
+                e.kind,
+                e.label,
+                round((e.onset_ns - first_ns) / 1e9, 6),
+                round((end_ns - first_ns) / 1e9, 6),
+                round((e.report_ns - first_ns) / 1e9, 6),
+            )
+            for e in collector.events
+            if e.kind in ("early", "confirmed")
+        ]
+        assert got == processed
 
 
 def test_listen_gives_a_line_an_event_and_ends_as_asked(daemon: Daemon) -> None:
