@@ -8,6 +8,7 @@ are checked by its driver (``hgr_drivers.registry``), since only the driver know
 from __future__ import annotations
 
 import os
+import re
 import sys
 import tempfile
 import tomllib
@@ -71,6 +72,14 @@ class Gateway(_Table):
     host: str = "127.0.0.1"
     port: Annotated[int, Meta(ge=1, le=65534)] = DEFAULT_PORT
     queue: Annotated[int, Meta(ge=1)] = 4096  #: messages kept for a slow subscriber, then dropped
+
+    def __post_init__(self) -> None:
+        # The public socket is not encrypted: it must not be reachable from another machine.
+        if not re.fullmatch(r"127\.\d{1,3}\.\d{1,3}\.\d{1,3}", self.host):
+            raise ValueError(
+                f"host {self.host!r} is not on loopback; the socket is not encrypted, "
+                "so only 127.0.0.1 and its like are allowed"
+            )
 
 
 class Supervisor(_Table):
