@@ -11,10 +11,9 @@ from hgr_stream.datasets.base import DatasetError
 from hgr_stream.datasets.convert import Recording
 from hgr_stream.messages import Truth
 from hgr_stream.recognition.bundle import load
-from hgr_stream.training.metrics import Span
+from hgr_stream.training.metrics import Span, calibration_error
 from hgr_stream.training.online_evaluate import (
     Played,
-    calibration_error,
     edit_distance,
     evaluate,
     report,

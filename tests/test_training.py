@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hgr_stream.cli.train import train
+from hgr_stream.cli.train_online import train
 from hgr_stream.datasets.base import HandSequence, Segment
 from hgr_stream.recognition import bundle
 from hgr_stream.recognition.engine import Engine

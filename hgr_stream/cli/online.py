@@ -1,5 +1,4 @@
-"""``hgr evaluate --online``: a model on continuous recordings, by the benchmarks' rules and a
-user's."""
+"""``hgr evaluate --online`` and ``hgr tune``: a model on continuous recordings."""
 
 from __future__ import annotations
 
@@ -61,18 +60,59 @@ def add_truth(recordings: Sequence[Recording], truth: Path) -> None:
         one.offset_ns += first.time_ns
 
 
-def evaluate_online(
-    *,
-    model: str,
+@click.command(
+    "evaluate",
+    epilog="""\b
+Examples:
+  hgr evaluate --online --dataset shrec21 --root ~/shrec21_test --split test
+  hgr evaluate --online --dataset shrec22 --root ~/shrec22 --model hololens --split train --json
+  hgr evaluate --online --root session.mcap --truth truth.csv --picture timeline.png
+""",
+)
+@click.option("--online", is_flag=True, help="Continuous recordings; without it: whole gestures.")
+@click.option("--dataset", type=click.Choice(tuple(RULES)), help="Whose layout, and whose rule.")
+@click.option(
+    "--root",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Folder of the data set, or recordings of one's own.",
+)
+@click.option(
+    "--split",
+    type=click.Choice(("train", "test")),
+    default="test",
+    show_default=True,
+    help="Which part ROOT is; of the training part only what was held out is judged.",
+)
+@click.option("--model", default="leap", show_default=True, help="A shipped name or a file.")
+@click.option(
+    "--truth",
+    type=click.Path(path_type=Path),
+    help="CSV of label,start_s,end_s for one recording of one's own.",
+)
+@click.option(
+    "--picture",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write a timeline as PNG: truth above, events below, scores behind.",
+)
+@click.option("--timeline", metavar="NAME", help="Of this recording.  [default: the first]")
+@click.option("--json", "as_json", is_flag=True, help="Print the report as one JSON object.")
+def evaluate_online_command(
+    online: bool,
     dataset: str | None,
     root: Path,
     split: str,
+    model: str,
     truth: Path | None,
-    timeline: str | None,
     picture: Path | None,
+    timeline: str | None,
     as_json: bool,
 ) -> None:
-    """What ``hgr evaluate --online`` does; raises ClickException with one line."""
+    """A model on continuous recordings, by the benchmarks' rules and by what a user feels.
+
+    Both grades of events: confirmed at the gesture's end, and early. A model that was trained on
+    all of what it would be judged on is refused.
+    """
     from rich.console import Console
 
     from ..recognition.bundle import ModelError, load
@@ -185,11 +225,18 @@ TRUTH is a CSV file of label,start_s,end_s, in seconds from the recording's firs
 @click.argument("truth", type=click.Path(path_type=Path), required=False)
 @click.option("--model", default="leap", show_default=True, help="A shipped name or a file.")
 @click.option(
-    "--false-per-hour", default=1.0, show_default=True, type=click.FloatRange(0),
+    "--false-per-hour",
+    default=1.0,
+    show_default=True,
+    type=click.FloatRange(0),
     help="At most so many events where nobody gestures.",
-)  # fmt: skip
-@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path),
-              help="Write the [recognition.threshold] table there.")  # fmt: skip
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write the [recognition.threshold] table there.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Thresholds and figures as one JSON object.")
 def tune(
     file: Path,

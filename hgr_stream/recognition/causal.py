@@ -49,7 +49,7 @@ N_FEATURES: Final = (
 )
 
 
-def _projection() -> Tensor:
+def projection_matrix() -> Tensor:
     """(66, K): flat joints -> palm-relative joints, palm, bone vectors, tip pairs, tip-palm.
 
     All are linear in the joints, so that one product makes them all.
@@ -81,7 +81,7 @@ def _lag_scales() -> Tensor:
 
 
 def shape_features(projected: Tensor) -> Tensor:
-    """(..., K) of ``_projection`` -> (..., n) features of one frame: pose, bones, distances."""
+    """(..., K) of the projection -> (..., n) features of one frame: pose, bones, distances."""
     n_bones, n_pairs = 14, 15
     vectors = projected[..., 63:].unflatten(-1, [n_bones + n_pairs, 3])
     norms = torch.linalg.vector_norm(vectors, dim=-1)
@@ -99,7 +99,7 @@ class Features(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.register_buffer("projection", _projection(), persistent=False)
+        self.register_buffer("projection", projection_matrix(), persistent=False)
         self.register_buffer("lag_scales", _lag_scales(), persistent=False)
 
     def forward(self, joints: Tensor) -> Tensor:
@@ -171,7 +171,7 @@ class SegmentVerifier(nn.Module):
     def __init__(self, classes: int, rate_hz: float, width: int = 64, dropout: float = 0.2) -> None:
         super().__init__()
         self.rate_hz, self.length = rate_hz, self.LENGTH
-        self.register_buffer("projection", _projection(), persistent=False)
+        self.register_buffer("projection", projection_matrix(), persistent=False)
         n_in = 60 + 42 + 15 + 3 + 3 + 1
         self.norm_in = nn.BatchNorm1d(n_in, affine=False)
         self.conv1 = nn.Conv1d(n_in, width, 5, padding=2)
@@ -260,7 +260,7 @@ class StreamingNet(nn.Module):
             assert norm.running_var is not None
             return norm.running_mean, (norm.running_var + norm.eps).rsqrt()
 
-        buffer("projection", _projection())
+        buffer("projection", projection_matrix())
         buffer("lag_scales", _lag_scales())
         buffer("lags", torch.tensor([[float(lag)] for lag in PALM_LAGS]))
         mean, gain = statistics(net.norm_in)

@@ -11,6 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 Rule = Literal["shrec21", "shrec22", "any"]
 
 
@@ -168,3 +171,16 @@ def score(
 
 def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values) if values else 0.0
+
+
+def calibration_error(told: NDArray[np.float64], right: NDArray[np.bool_], bins: int = 10) -> float:
+    """Expected calibration error: |confidence - share right|, averaged over equal-width bins."""
+    if not len(told):
+        return 0.0
+    at = np.minimum((told * bins).astype(int), bins - 1)
+    error = 0.0
+    for b in range(bins):
+        mine = at == b
+        if mine.any():
+            error += mine.mean() * abs(told[mine].mean() - right[mine].mean())
+    return float(error)

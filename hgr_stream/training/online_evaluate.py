@@ -24,7 +24,7 @@ from ..recognition.bundle import Bundle
 from ..recognition.options import DecoderOptions
 from ..recognition.recogniser import Recogniser
 from ..segmentation import Segmenter, WindowSpec
-from .metrics import Report, Rule, Span, pair, score
+from .metrics import Report, Rule, Span, calibration_error, pair, score
 
 Grade = Literal["confirmed", "early"]
 GRADES: tuple[Grade, ...] = ("confirmed", "early")
@@ -148,19 +148,6 @@ def edit_distance(a: Sequence[str], b: Sequence[str]) -> int:
     return row[-1]
 
 
-def calibration_error(told: NDArray[np.float64], right: NDArray[np.bool_], bins: int = 10) -> float:
-    """Expected calibration error: |confidence - share right|, averaged over equal-width bins."""
-    if not len(told):
-        return 0.0
-    at = np.minimum((told * bins).astype(int), bins - 1)
-    error = 0.0
-    for b in range(bins):
-        mine = at == b
-        if mine.any():
-            error += mine.mean() * abs(told[mine].mean() - right[mine].mean())
-    return float(error)
-
-
 def evaluate(
     bundle: Bundle,
     recordings: Iterable[Recording],
@@ -184,37 +171,33 @@ def evaluate(
 
 def timeline(bundle: Bundle, recording: Recording, played: Played, path: Path) -> None:
     """Truth above, events below, scores behind, as a PNG."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
+    from matplotlib import colormaps
+    from matplotlib.figure import Figure  # not pyplot: a notebook's own backend is left alone
 
     labels = bundle.metadata.labels
-    colours = {label: plt.get_cmap("tab20")(i % 20) for i, label in enumerate(labels)}
+    colours = {label: colormaps["tab20"](i % 20) for i, label in enumerate(labels)}
     times, probs = _scores(bundle, recording)
-    figure, axes = plt.subplots(figsize=(max(8.0, played.seconds / 4), 3.6), layout="constrained")
-    try:
-        for i, label in enumerate(labels):
-            axes.plot(times, probs[:, i + 1], color=colours[label], lw=0.8, alpha=0.7)
-        first_ns = _first_ns(recording)
-        for truth in recording.truths:
-            start_s, end_s = (truth.onset_ns - first_ns) / 1e9, (truth.offset_ns - first_ns) / 1e9
-            _bar(axes, start_s, end_s, 1.08, truth.label, colours.get(truth.label, "grey"))
-        for event in played.events:
-            at_s, end_s = (event.onset_ns - first_ns) / 1e9, (event.offset_ns - first_ns) / 1e9
-            if event.kind == "confirmed":
-                _bar(axes, at_s, end_s, -0.22, event.label, colours[event.label])
-            elif event.kind == "early":
-                told_s = (event.decided_ns - first_ns) / 1e9
-                axes.plot([told_s], [-0.04], "v", color=colours[event.label], ms=6)
-        axes.set_ylim(-0.28, 1.26)
-        axes.set_xlim(0, max(played.seconds, 0.1))
-        axes.set_yticks([-0.15, 0, 0.5, 1.0, 1.15], ["told", "0", "0.5", "1", "truth"])
-        axes.set_xlabel("seconds")
-        axes.set_title(f"{recording.name}: {bundle.metadata.name} (triangles: label told early)")
-        figure.savefig(path, dpi=110)
-    finally:
-        plt.close(figure)
+    figure = Figure(figsize=(max(8.0, played.seconds / 4), 3.6), layout="constrained")
+    axes = figure.subplots()
+    for i, label in enumerate(labels):
+        axes.plot(times, probs[:, i + 1], color=colours[label], lw=0.8, alpha=0.7)
+    first_ns = _first_ns(recording)
+    for truth in recording.truths:
+        start_s, end_s = (truth.onset_ns - first_ns) / 1e9, (truth.offset_ns - first_ns) / 1e9
+        _bar(axes, start_s, end_s, 1.08, truth.label, colours.get(truth.label, "grey"))
+    for event in played.events:
+        at_s, end_s = (event.onset_ns - first_ns) / 1e9, (event.offset_ns - first_ns) / 1e9
+        if event.kind == "confirmed":
+            _bar(axes, at_s, end_s, -0.22, event.label, colours[event.label])
+        elif event.kind == "early":
+            told_s = (event.decided_ns - first_ns) / 1e9
+            axes.plot([told_s], [-0.04], "v", color=colours[event.label], ms=6)
+    axes.set_ylim(-0.28, 1.26)
+    axes.set_xlim(0, max(played.seconds, 0.1))
+    axes.set_yticks([-0.15, 0, 0.5, 1.0, 1.15], ["told", "0", "0.5", "1", "truth"])
+    axes.set_xlabel("seconds")
+    axes.set_title(f"{recording.name}: {bundle.metadata.name} (triangles: label told early)")
+    figure.savefig(path, dpi=110)
 
 
 def _bar(axes: Any, start_s: float, end_s: float, y: float, label: str, colour: Any) -> None:

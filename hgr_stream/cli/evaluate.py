@@ -1,0 +1,249 @@
+"""``hgr evaluate`` and ``hgr export``: how good a trained model is, and its file."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import click
+
+from .train_isolated import DATASETS, load_gestures
+
+if TYPE_CHECKING:
+    from ..datasets.gestures import Gestures
+    from ..training.evaluate import Report
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  hgr evaluate --root ~/SHREC2017 --split test                     the shipped shrec17-14
+  hgr evaluate runs/s17 --root ~/SHREC2017 --split held-out        a run, on whom it held out
+  hgr evaluate runs/folds --root ~/SHREC2017 --split held-out      all folds, pooled
+  hgr evaluate mine.pt --dataset recordings --root new_takes --json
+  hgr evaluate mine.pt --root ~/SHREC2017 --split my_split.csv --out report/
+\b
+A split file holds lines 'what,part': a gesture's name or a subject, and train or test.
+"""
+)
+@click.argument("model", required=False)
+@click.option("--model", "named", metavar="NAME|FILE|RUN_DIR", help="The same as MODEL.")
+@click.option("--dataset", type=click.Choice(DATASETS), default="shrec17", show_default=True)
+@click.option("--root", type=click.Path(exists=True, path_type=Path), required=True,
+              help="Folder of the data set.")  # fmt: skip
+@click.option("--labels", type=click.Path(exists=True, dir_okay=False, path_type=Path),
+              help="CSV of file,label[,subject].  [default: ROOT/labels.csv]")  # fmt: skip
+@click.option("--split", default="", metavar="test|train|all|held-out|FILE",
+              help="Which gestures.  [default: test of shrec17, all of recordings]")  # fmt: skip
+@click.option("--coarse", is_flag=True, help="Judge a run by its coarse classes: the 14 of 28.")
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path),
+              help="Write report.json and confusion.png there.")  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="Print the report as one JSON object.")
+def evaluate(
+    model: str | None,
+    named: str | None,
+    dataset: str,
+    root: Path,
+    labels: Path | None,
+    split: str,
+    coarse: bool,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """Accuracy of a model on isolated gestures of people that it has not seen.
+
+    With its 95 % interval (Wilson), a table by class, the spread over subjects, the calibration
+    error, and the accuracy when only a part of the gesture was seen. A model that was trained on
+    anybody it would be evaluated on is refused.
+    """
+    chosen = model or named or "shrec17-14"
+    if model and named and model != named:
+        raise click.UsageError("MODEL and --model name two models")
+    split = split or ("test" if dataset == "shrec17" else "all")
+    try:
+        from ..datasets.base import DatasetError
+        from ..recognition.bundle import ModelError
+        from ..training.evaluate import OverlapError, draw_confusion
+        from ..training.isolated import TrainingError
+    except ImportError as error:
+        raise click.ClickException(
+            f"evaluating needs {error.name}: pip install 'hgr-stream[train]'"
+        ) from None
+    try:
+        gestures = _gestures(dataset, root, labels, split)
+        found = _report(chosen, gestures, split, coarse)
+        told = {"model": chosen, "split": split}
+        if out is not None:
+            out.mkdir(parents=True, exist_ok=True)
+            (out / "report.json").write_text(json.dumps(told | found.to_dict(), indent=1))
+            draw_confusion(found, out / "confusion.png")
+    except OverlapError as error:
+        raise click.ClickException(f"{chosen}: refused: {error}") from None
+    except (DatasetError, ModelError, TrainingError, OSError) as error:
+        raise click.ClickException(str(error)) from None
+    if as_json:
+        click.echo(json.dumps(told | found.to_dict()))
+        return
+    _show(chosen, found)
+    if out is not None:
+        click.echo(f"wrote {out / 'report.json'} and {out / 'confusion.png'}", err=True)
+
+
+def _gestures(dataset: str, root: Path, labels: Path | None, split: str) -> Gestures:
+    from ..datasets.gestures import read_split
+
+    lists: dict[str, Literal["train", "test"]] = {"test": "test", "train": "train"}
+    official = lists.get(split) if dataset == "shrec17" else None
+    if split in lists and official is None:
+        raise click.UsageError(f"--split {split} is of shrec17; name a split file, or all")
+    gestures = load_gestures(dataset, root, None, labels, 30.0, official)
+    if official is None and split not in {"all", "held-out"}:
+        if not Path(split).is_file():
+            raise click.UsageError(f"--split {split}: not test, train, all, held-out, nor a file")
+        tested = read_split(split, gestures)["test"]
+        if not len(tested):
+            raise click.ClickException(f"{split}: names nothing to test on")
+        gestures = gestures.take(tested)
+    return gestures
+
+
+def _report(chosen: str, gestures: Gestures, split: str, coarse: bool) -> Report:
+    """Of a model file, of a run, or of the folds in a folder, each on those it held out."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from ..training import evaluate as ev
+    from ..training.isolated import runs_in
+
+    runs = runs_in(chosen) if Path(chosen).is_dir() else []
+    if coarse and not runs:
+        raise click.UsageError("--coarse wants a run's folder; a model file has its classes")
+    if split == "held-out" and not runs:
+        raise click.UsageError("--split held-out wants a run's folder, which tells who was")
+    if len(runs) > 1 and split != "held-out":
+        raise click.UsageError(f"{chosen} holds {len(runs)} folds; evaluate it on held-out")
+    models: list[tuple[ev.Model, list[str] | None]] = []
+    for run in runs:
+        model, settings = _of_run(run, coarse)
+        models.append((model, settings["held_out"] if split == "held-out" else None))
+    if not runs:
+        models.append((ev.Model(chosen), None))
+    parts = []
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        for model, people in models:
+            own = ev.align(model.labels, gestures)
+            if people is not None:
+                own = own.take([i for i, s in enumerate(own.subjects) if s in people])
+                if not len(own):
+                    raise click.ClickException(f"{chosen}: held nobody out who is in the data")
+            ev.refuse_overlap(model.bundle.metadata.training, own)
+            task = bar.add_task("gestures", total=1.0)
+            found = ev.scores(model, own, watch=lambda s, t=task: bar.update(t, completed=s))  # type: ignore[misc]
+            parts.append((own, found))
+    return ev.pooled(parts)
+
+
+def _of_run(run: Path, coarse: bool) -> tuple[Any, dict[str, Any]]:
+    """A run's network as the model file it would become."""
+    import tempfile
+
+    from ..training.evaluate import Model
+    from ..training.isolated import export_run, read_run
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "run.pt"
+        export_run(run, path, coarse=coarse)
+        return Model(path), read_run(run)
+
+
+def _show(chosen: str, found: Report) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    console.print(
+        f"{chosen}: {100 * found.accuracy:.2f} % of {found.gestures} gestures "
+        f"(95 % interval {100 * found.low:.1f} to {100 * found.high:.1f})",
+        highlight=False,
+    )
+    table = Table("class", "gestures", "precision", "recall", "F1")
+    for name, row in found.per_class.items():
+        figures = (f"{100 * row[k]:.1f}" for k in ("precision", "recall", "f1"))
+        table.add_row(name, str(int(row["gestures"])), *figures)
+    console.print(table)
+    people = ", ".join(f"{s or '?'} {100 * a:.1f}" for s, a in found.per_subject.items())
+    seen = ", ".join(f"{float(f):.0%} {100 * a:.1f}" for f, a in found.by_fraction.items())
+    console.print(f"by subject: {people} (deviation {100 * found.subject_spread:.1f})")
+    console.print(f"by share of the gesture seen: {seen}")
+    console.print(f"calibration error: {found.calibration_error:.3f}")
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  hgr export runs/s17 -o mine.pt
+  hgr export runs/s17 -o shrec17-14.pt --coarse
+"""
+)
+@click.argument("run", type=click.Path(exists=True, file_okay=False, path_type=Path),
+                metavar="RUN_DIR")  # fmt: skip
+@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), required=True,
+              help="Model file to write.")  # fmt: skip
+@click.option("--name", default="", help="The model's name.  [default: the file's]")
+@click.option("--coarse", is_flag=True, help="Give the coarse classes: the 14 of shrec17's 28.")
+@click.option("--temperature", type=click.FloatRange(0.05, 20),
+              help="Of the scores.  [default: calibrated on the held-out]")  # fmt: skip
+@click.option("--int8", is_flag=True, help="The reference network's first layer in 8 bits.")
+@click.option("--scores", type=click.Path(exists=True, dir_okay=False, path_type=Path),
+              help="A report.json of hgr evaluate, to be named in the file.")  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="Print the metadata.")
+def export(
+    run: Path,
+    output: Path,
+    name: str,
+    coarse: bool,
+    temperature: float | None,
+    int8: bool,
+    scores: Path | None,
+    as_json: bool,
+) -> None:
+    """Write a trained run as one model file, with its data, seed, command and scores in it."""
+    import msgspec
+
+    from ..recognition.bundle import ModelError
+    from ..training.isolated import TrainingError, export_run
+
+    if not output.parent.is_dir():
+        raise click.ClickException(f"{output.parent}: no such folder; make it first")
+    extra: dict[str, Any] = {}
+    try:
+        if scores is not None:
+            report = json.loads(scores.read_text())
+            keys = (
+                "model",
+                "split",
+                "gestures",
+                "accuracy",
+                "low",
+                "high",
+                "subject_spread",
+                "calibration_error",
+            )
+            extra = {"evaluated": {k: report[k] for k in keys}}
+        metadata = export_run(
+            run, output, name=name, coarse=coarse, temperature=temperature or 0.0, int8=int8,
+            scores=extra, command=shlex.join(["hgr", *sys.argv[1:]]),
+        )  # fmt: skip
+    except (ValueError, KeyError) as error:
+        if isinstance(error, TrainingError | ModelError):
+            raise click.ClickException(str(error)) from None
+        raise click.ClickException(f"{scores}: not a report of hgr evaluate") from None
+    except OSError as error:
+        raise click.ClickException(str(error)) from None
+    if as_json:
+        click.echo(msgspec.json.encode(metadata).decode())
+        return
+    click.echo(f"wrote {output} ({output.stat().st_size / 1e6:.2f} MB)", err=True)

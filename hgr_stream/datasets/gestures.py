@@ -1,0 +1,362 @@
+"""Isolated gestures as arrays, and how they are divided by subject.
+
+``load_shrec17`` and ``load_recordings`` bring a data set into one ``Gestures``; the rest of the
+module decides who is trained on and who is held out. People differ more than takes of one person
+do: every division here keeps each subject whole.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..recording import Reader, RecordingError
+from ..skeleton import (
+    MEDIAPIPE_21,
+    N_JOINTS,
+    OPENXR_26,
+    Float32,
+    from_layout,
+    from_shrec21,
+    mirrored,
+)
+from .base import DatasetError
+from .shrec17 import LABELS_14, LABELS_28, RATE_HZ, load_shrec17_sequences
+from .tables import read_table, read_text
+
+RECORDINGS: Final = (".mcap", ".npy", ".npz", ".csv")
+MIN_FRAMES: Final = 2
+
+
+@dataclass
+class Gestures:
+    """One gesture a sequence.
+
+    sequences: N arrays (T_i, C) float32: frames of C channels, joint by joint x y z (or x y).
+    labels: (N,) int64 into ``classes``. subjects, names: N strings; "" where nobody is named.
+    coarse_of: for each class its coarse class in ``coarse_classes``, or empty. canonical: the
+    channels are the canonical hand's 22 x 3 in metres.
+    """
+
+    data: str
+    sequences: list[Float32]
+    labels: NDArray[np.int64]
+    classes: list[str]
+    subjects: list[str]
+    names: list[str]
+    rate_hz: float
+    canonical: bool = True
+    coarse_of: tuple[int, ...] = ()
+    coarse_classes: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.sequences)
+
+    @property
+    def channels(self) -> int:
+        """Numbers in a frame."""
+        return int(self.sequences[0].shape[1])
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Frames of each gesture, (N,)."""
+        return np.array([len(s) for s in self.sequences], dtype=np.int64)
+
+    @property
+    def coarse_labels(self) -> NDArray[np.int64]:
+        """(N,) int64 into ``coarse_classes``."""
+        return np.array(self.coarse_of, dtype=np.int64)[self.labels]
+
+    def joints(self, i: int) -> Float32:
+        """Gesture ``i`` as (T, 22, 3) metres; raises DatasetError unless the hand is canonical."""
+        if not self.canonical:
+            raise DatasetError(f"{self.names[i]}: {self.channels} channels are no canonical hand")
+        return self.sequences[i].reshape(-1, N_JOINTS, 3)
+
+    def padded(self) -> tuple[Float32, NDArray[np.int64]]:
+        """(N, T, C) with zeros after each gesture's end, and the lengths (N,)."""
+        lengths = self.lengths
+        out = np.zeros((len(self), int(lengths.max()), self.channels), dtype=np.float32)
+        for i, sequence in enumerate(self.sequences):
+            out[i, : len(sequence)] = sequence
+        return out, lengths
+
+    def take(self, index: NDArray[np.int64] | Sequence[int]) -> Gestures:
+        """Those of ``index``, in its order, with the classes unchanged."""
+        chosen = [int(i) for i in index]
+        return replace(
+            self,
+            sequences=[self.sequences[i] for i in chosen],
+            labels=self.labels[chosen],
+            subjects=[self.subjects[i] for i in chosen],
+            names=[self.names[i] for i in chosen],
+        )
+
+    def of_coarse(self) -> Gestures:
+        """The same gestures labelled by their coarse classes alone."""
+        return replace(
+            self,
+            labels=self.coarse_labels,
+            classes=list(self.coarse_classes),
+            coarse_of=(),
+            coarse_classes=[],
+        )
+
+    def check(self) -> Gestures:
+        """Itself, if it can be trained on; raises DatasetError naming the first fault."""
+        if not self.sequences:
+            raise DatasetError(f"{self.data}: no gestures")
+        counts = {len(self.labels), len(self.subjects), len(self.names), len(self.sequences)}
+        if len(counts) != 1:
+            raise DatasetError(f"{self.data}: {sorted(counts)} sequences, labels, subjects, names")
+        for name, sequence, label in zip(self.names, self.sequences, self.labels, strict=True):
+            if sequence.ndim != 2 or sequence.shape[1] != self.channels:
+                raise DatasetError(
+                    f"{name}: shape {sequence.shape}, where {self.names[0]} has "
+                    f"{self.channels} channels a frame"
+                )
+            if len(sequence) < MIN_FRAMES:
+                raise DatasetError(f"{name}: {len(sequence)} frames, wants {MIN_FRAMES} or more")
+            finite = np.isfinite(sequence).all(axis=1)
+            if not finite.all():
+                raise DatasetError(f"{name}: NaN or infinity in frame {int(np.argmin(finite))}")
+            if not 0 <= label < len(self.classes):
+                raise DatasetError(
+                    f"{name}: label {label} is not one of the {len(self.classes)} classes (from 0)"
+                )
+        missing = set(range(len(self.classes))) - set(self.labels.tolist())
+        if missing:
+            raise DatasetError(f"class {self.classes[min(missing)]!r} has no gesture")
+        return self
+
+
+def load_shrec17(
+    root: str | Path,
+    classes: Literal[14, 28] = 28,
+    *,
+    unshear: bool = True,
+    split: Literal["train", "test"] | None = None,
+) -> Gestures:
+    """SHREC'17 or DHG-14/28 under ``root``, in the official layout, as arrays.
+
+    ``.sequences``: N arrays (T, 66) float32, metres, canonical axes (x right, y up, z to the
+    user) and joint order, 30 frames a second; ``.joints(i)`` the same as (T, 22, 3); ``.labels``
+    (N,) int64 from 0 in the order of ``.classes``; ``.subjects`` N strings. With 28 classes
+    ``.coarse_labels`` are the 14. ``unshear`` takes out the data set's shear, so that a live
+    RealSense hand matches; ``split`` keeps one official list. Raises DatasetError.
+    """
+    sequences = load_shrec17_sequences(Path(root), unshear=unshear, split=split)
+    unknown = next((s.name for s in sequences if not s.label28), None)
+    if unknown is not None:
+        raise DatasetError(f"{unknown}: neither a list nor its path tells its label")
+    gestures = Gestures(
+        "shrec17",
+        [s.joints.reshape(len(s.joints), -1) for s in sequences],
+        np.array([s.label28 - 1 for s in sequences], dtype=np.int64),
+        list(LABELS_28),
+        [s.subject for s in sequences],
+        [s.name for s in sequences],
+        float(RATE_HZ),
+        coarse_of=tuple(i // 2 for i in range(28)),
+        coarse_classes=list(LABELS_14),
+        notes=[f"{s.name}: {note}" for s in sequences for note in s.notes],
+    )
+    return gestures.of_coarse() if classes == 14 else gestures
+
+
+def load_recordings(
+    folder: str | Path, labels: str | Path | None = None, rate_hz: float = 30.0
+) -> Gestures:
+    """A folder of the user's own recordings, one gesture a file: MCAP, .npy, .npz or CSV.
+
+    Arrays are (frames, channels), or (frames, joints, 2 or 3). ``labels``: a CSV of ``file,label``
+    or ``file,label,subject`` [``labels.csv`` in the folder]; a first line that names these columns
+    is skipped. 22 joints in 3 dimensions are taken as the canonical hand; 21 (MediaPipe), 26
+    (OpenXR) and 20 (SHREC'21) are mapped onto it; metres are expected. Anything else stays as it
+    is and can be trained on by the reference network. Raises DatasetError naming file and fault.
+    """
+    folder = Path(folder)
+    table = Path(labels) if labels is not None else folder / "labels.csv"
+    rows = _labels(table)
+    classes = sorted({label for _, label, _ in rows})
+    sequences, notes = [], []
+    for name, _, _ in rows:
+        sequence = _recording(folder / name)
+        if sequence.ndim == 3:
+            sequence = sequence.reshape(len(sequence), -1)
+        if sequence.ndim != 2 or not len(sequence):
+            raise DatasetError(f"{name}: shape {sequence.shape} is not (frames, channels)")
+        sequences.append(np.ascontiguousarray(sequence, dtype=np.float32))
+    canonical = {_canonical(s) is not None for s in sequences} == {True}
+    if canonical:
+        sequences = [h.reshape(len(h), -1) for s in sequences if (h := _canonical(s)) is not None]
+        size_m = float(np.median([np.abs(s[:, 30:33] - s[:, 0:3]).max() for s in sequences]))
+        if not 0.02 < size_m < 0.5:
+            notes.append(f"hands are {size_m:.3g} from wrist to knuckle: not metres?")
+    return Gestures(
+        folder.name,
+        sequences,
+        np.array([classes.index(label) for _, label, _ in rows], dtype=np.int64),
+        classes,
+        [subject for _, _, subject in rows],
+        [name for name, _, _ in rows],
+        rate_hz,
+        canonical,
+        notes=notes,
+    ).check()
+
+
+def _labels(path: Path) -> list[tuple[str, str, str]]:
+    if not path.is_file():
+        raise DatasetError(f"{path}: no such labels file; it holds lines 'file,label[,subject]'")
+    rows: list[tuple[str, str, str]] = []
+    for number, fields in enumerate(csv.reader(io.StringIO(read_text(path))), start=1):
+        cells = [value.strip() for value in fields]
+        if not any(cells) or (number == 1 and cells[:2] == ["file", "label"]):
+            continue
+        if len(cells) not in {2, 3} or not cells[0] or not cells[1]:
+            raise DatasetError(f"{path} line {number}: not 'file,label' or 'file,label,subject'")
+        rows.append((cells[0], cells[1], cells[2] if len(cells) == 3 else ""))
+    if not rows:
+        raise DatasetError(f"{path}: names no recordings")
+    twice = next((name for name, n in Counter(r[0] for r in rows).items() if n > 1), None)
+    if twice is not None:
+        raise DatasetError(f"{path}: names {twice} twice")
+    return rows
+
+
+def _recording(path: Path) -> NDArray:
+    if path.suffix not in RECORDINGS:
+        raise DatasetError(f"{path}: not one of {', '.join(RECORDINGS)}")
+    if not path.is_file():
+        raise DatasetError(f"{path}: no such file")
+    if path.suffix == ".mcap":
+        return _mcap(path)
+    if path.suffix == ".csv":
+        return _csv(path)
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        if isinstance(loaded, np.lib.npyio.NpzFile):
+            if len(loaded.files) != 1:
+                raise DatasetError(f"{path}: holds {len(loaded.files)} arrays instead of one")
+            loaded = loaded[loaded.files[0]]
+    except DatasetError:
+        raise
+    except (ValueError, OSError, EOFError) as error:
+        raise DatasetError(f"{path}: not a NumPy file ({str(error).splitlines()[0]})") from None
+    if loaded.dtype.kind not in "fiu":
+        raise DatasetError(f"{path}: holds {loaded.dtype}, not numbers")
+    return np.asarray(loaded)
+
+
+def _csv(path: Path) -> NDArray:
+    lines = read_text(path).splitlines()
+    first = next((line for line in lines if line.strip()), "")
+    separator = next((s for s in (",", ";") if s in first), None)
+    table = read_table(path, len(first.strip().rstrip(separator).split(separator)), separator)
+    if table.notes:
+        raise DatasetError(f"{path}: {table.notes[0]}")
+    return table.values
+
+
+def _mcap(path: Path) -> Float32:
+    """The hand seen in most frames, as a right hand."""
+    hands: dict[tuple[str, str], list[Float32]] = {}
+    try:
+        for frame in Reader(path).frames():
+            for hand in frame.hands:
+                hands.setdefault((frame.device, hand.side), []).append(hand.array())
+    except RecordingError as error:
+        raise DatasetError(str(error)) from None
+    if not hands:
+        raise DatasetError(f"{path}: no hand in it")
+    (_, side), joints = max(hands.items(), key=lambda item: len(item[1]))
+    stacked = np.stack(joints)
+    return (mirrored(stacked) if side == "left" else stacked).reshape(len(joints), -1)
+
+
+def _canonical(sequence: Float32) -> Float32 | None:
+    """(T, C) -> (T, 22, 3) if the channels are a hand known here, else None."""
+    points = sequence.reshape(len(sequence), -1, 3) if sequence.shape[1] % 3 == 0 else None
+    if points is None:
+        return None
+    match points.shape[1]:
+        case 22:
+            return points
+        case 21:
+            return from_layout(points, MEDIAPIPE_21)
+        case 26:
+            return from_layout(points, OPENXR_26)
+        case 20:
+            return from_shrec21(points)
+    return None
+
+
+# ---- who is held out ----------------------------------------------------------------------------
+
+
+def fold_subjects(subjects: Sequence[str], folds: int) -> list[list[str]]:
+    """Subjects in ``folds`` groups of about equally many gestures, the same at every call.
+
+    Raises DatasetError for fewer subjects than folds.
+    """
+    counts = Counter(subjects)
+    if "" in counts:
+        raise DatasetError(f"{counts['']} gestures name no subject: folds by subject need them all")
+    if not 2 <= folds <= len(counts):
+        raise DatasetError(f"{folds} folds of {len(counts)} subjects: wants 2 to {len(counts)}")
+    most = -(-len(counts) // folds)
+    groups: list[list[str]] = [[] for _ in range(folds)]
+    for subject in sorted(counts, key=lambda s: (-counts[s], len(s), s)):
+        open_groups = [g for g in groups if len(g) < most]
+        min(open_groups, key=lambda g: sum(counts[s] for s in g)).append(subject)
+    return groups
+
+
+def divide(
+    subjects: Sequence[str], held_out: Sequence[str]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Positions to train on and positions held out; raises DatasetError for unknown subjects."""
+    unknown = sorted(set(held_out) - set(subjects))
+    if unknown:
+        known = ", ".join(sorted(set(subjects), key=lambda s: (len(s), s)))
+        raise DatasetError(f"no subject {unknown[0]!r} in the data (there are: {known})")
+    out = np.isin(np.array(subjects), list(held_out))
+    if held_out and out.all():
+        raise DatasetError("every subject is held out: nobody is left to train on")
+    return np.flatnonzero(~out), np.flatnonzero(out)
+
+
+def read_split(path: str | Path, gestures: Gestures) -> dict[str, NDArray[np.int64]]:
+    """A user's split, a CSV of ``what,part``: what is a gesture's name or a subject, part is
+    ``train`` or ``test`` -> positions by part. Raises DatasetError naming the line."""
+    parts: dict[str, list[int]] = {"train": [], "test": []}
+    taken: dict[int, int] = {}
+    names = {name: [i] for i, name in enumerate(gestures.names)}
+    people: dict[str, list[int]] = {}
+    for i, subject in enumerate(gestures.subjects):
+        people.setdefault(subject, []).append(i)
+    for number, fields in enumerate(csv.reader(io.StringIO(read_text(Path(path)))), start=1):
+        cells = [value.strip() for value in fields]
+        if not any(cells) or (number == 1 and cells == ["what", "part"]):
+            continue
+        if len(cells) != 2 or cells[1] not in parts:
+            raise DatasetError(f"{path} line {number}: not 'name,train' or 'name,test'")
+        found = names.get(cells[0]) or people.get(cells[0])
+        if not found:
+            raise DatasetError(f"{path} line {number}: no gesture and no subject {cells[0]!r}")
+        for i in found:
+            if i in taken:
+                raise DatasetError(f"{path} line {number}: {gestures.names[i]} comes twice")
+            taken[i] = number
+            parts[cells[1]].append(i)
+    return {part: np.array(sorted(index), dtype=np.int64) for part, index in parts.items()}

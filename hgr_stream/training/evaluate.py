@@ -1,0 +1,268 @@
+"""How good a model is on isolated gestures of people it has not seen.
+
+``Model`` runs a model file of either kind on whole gestures and on their beginnings; ``evaluate``
+gives a ``Report``; ``refuse_overlap`` keeps anybody from reporting a score on the people that the
+model was trained on. Nothing here chooses anything.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ..datasets.gestures import Gestures
+from ..recognition import bundle
+from ..recognition.bundle import Bundle, ModelError
+from ..skeleton import Float32
+from .distort import resampled
+from .metrics import calibration_error
+
+FRACTIONS: Final = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+
+BINS: Final = 15  # of the calibration error
+
+
+class OverlapError(ValueError):
+    """The model was trained on those it would be evaluated on."""
+
+
+class Model:
+    """A model file on whole gestures: ``probabilities(joints (T, 22, 3)) -> (C,)``.
+
+    A streaming model steps through the gesture; a windowed one gets it stretched to its window.
+    """
+
+    def __init__(self, model: str | Path | Bundle) -> None:
+        self.bundle = model if isinstance(model, Bundle) else bundle.load(model)
+        self.labels = self.bundle.metadata.labels
+        recipe = self.bundle.metadata.training.get("recipe", {})
+        self.cubic = not isinstance(recipe, dict) or bool(recipe.get("cubic", True))
+
+    @torch.inference_mode()
+    def over_time(self, joints: Float32, fractions: Sequence[float]) -> NDArray[np.float64]:
+        """(F, C) probabilities after each fraction of the gesture's frames."""
+        frames = [max(1, math.ceil(f * len(joints) - 1e-9)) for f in fractions]
+        if self.bundle.metadata.kind == "streaming":
+            module = self.bundle.module
+            given = torch.from_numpy(np.ascontiguousarray(joints))[None]
+            logits = module(given, module.initial_state(1))[0][0, :, 1:]
+            scores = logits[[n - 1 for n in frames]]
+        else:
+            scores = torch.cat([self._windowed(joints[:n]) for n in frames])
+        soft = (scores.double() / self.bundle.metadata.temperature).softmax(1)
+        return soft.numpy()  # type: ignore[no-any-return]
+
+    def probabilities(self, joints: Float32) -> NDArray[np.float64]:
+        """(T, 22, 3) metres -> (C,)."""
+        out: NDArray[np.float64] = self.over_time(joints, (1.0,))[0]
+        return out
+
+    def _windowed(self, joints: Float32) -> torch.Tensor:
+        """Stretched as in training: by the paper's cubic zoom, or linearly."""
+        size = self.bundle.metadata.size
+        if self.cubic:
+            from ..recognition.devineau import resample_zoom
+
+            window = torch.from_numpy(resample_zoom(joints, size))
+        else:
+            frames = torch.from_numpy(np.ascontiguousarray(joints)).flatten(1)
+            window = resampled(frames, torch.tensor([len(frames)]), size).view(size, -1, 3)
+        logits: torch.Tensor = self.bundle.module(window.view(1, size, -1, 3))
+        return logits[:, 1:] if self.bundle.has_none else logits
+
+
+@dataclass
+class Report:
+    """Shares from 0 to 1. ``confusion``: (C, C) counts, a row a true class."""
+
+    gestures: int
+    accuracy: float
+    low: float  #: Wilson's 95 % interval
+    high: float
+    per_class: dict[str, dict[str, float]]  #: precision, recall, f1, gestures
+    confusion: list[list[int]]
+    labels: list[str]
+    per_subject: dict[str, float]
+    subject_spread: float  #: standard deviation of the subjects' accuracies
+    calibration_error: float  #: expected, 15 bins of equal width
+    by_fraction: dict[str, float]  #: accuracy after this share of the frames
+    mistakes: list[dict[str, Any]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, for JSON."""
+        return asdict(self)
+
+
+def wilson(right: int, of: int, z: float = 1.959964) -> tuple[float, float]:
+    """The score interval of a share (Wilson 1927); (0, 1) when nothing was tried."""
+    if not of:
+        return 0.0, 1.0
+    p, zz = right / of, z * z
+    middle = (p + zz / (2 * of)) / (1 + zz / of)
+    half = z / (1 + zz / of) * math.sqrt(p * (1 - p) / of + zz / (4 * of * of))
+    return max(middle - half, 0.0), min(middle + half, 1.0)
+
+
+def align(labels: Sequence[str], gestures: Gestures) -> Gestures:
+    """The gestures labelled in a model's own order, by their classes or their coarse ones.
+
+    Raises ModelError when the model's classes are neither.
+    """
+    for known in (gestures, gestures.of_coarse() if gestures.coarse_of else gestures):
+        if set(known.classes) == set(labels):
+            order = np.array([list(labels).index(c) for c in known.classes], dtype=np.int64)
+            return replace(
+                known, labels=order[known.labels], classes=list(labels), coarse_of=(),
+                coarse_classes=[],
+            )  # fmt: skip
+    strange = sorted(set(labels) - set(gestures.classes) - set(gestures.coarse_classes))
+    which = f"knows {strange[0]!r}, the data does not" if strange else "knows fewer than the data"
+    raise ModelError(f"the model's {len(labels)} classes are not the data's: it {which}")
+
+
+def refuse_overlap(training: dict[str, Any], gestures: Gestures) -> None:
+    """Raise OverlapError if somebody in ``gestures`` is among the model's training subjects.
+
+    A model that does not tell whom it was trained on is refused for its own data set, too.
+    """
+    if training.get("data") != gestures.data:
+        return
+    told = training.get("subjects")
+    if told is None:
+        raise OverlapError(f"the model was trained on {gestures.data} and does not tell on whom")
+    both = sorted(set(told) & set(gestures.subjects), key=lambda s: (len(s), s))
+    if both:
+        raise OverlapError(
+            f"trained on {len(both)} of the {len(set(gestures.subjects))} subjects it would be "
+            f"evaluated on ({', '.join(s or 'unnamed' for s in both[:5])}"
+            f"{', ...' if len(both) > 5 else ''})"
+        )
+
+
+def scores(
+    model: Model,
+    gestures: Gestures,
+    fractions: Sequence[float] = FRACTIONS,
+    watch: Callable[[float], None] = lambda _: None,
+) -> NDArray[np.float64]:
+    """Probabilities (N, F, C) of every gesture after each fraction of it.
+
+    The gestures' classes must be the model's (see ``align``).
+    """
+    out = np.empty((len(gestures), len(fractions), len(gestures.classes)))
+    for i in range(len(gestures)):
+        out[i] = model.over_time(gestures.joints(i), fractions)
+        watch((i + 1) / len(gestures))
+    return out
+
+
+def evaluate(model: Model, gestures: Gestures) -> Report:
+    """Run ``model`` on gestures labelled by its own classes or their finer ones.
+
+    Raises ModelError where the classes do not fit and OverlapError where the people overlap.
+    """
+    own = align(model.labels, gestures)
+    refuse_overlap(model.bundle.metadata.training, own)
+    return report(own, scores(model, own), FRACTIONS)
+
+
+def report(
+    gestures: Gestures, given: NDArray[np.float64], fractions: Sequence[float] = (1.0,)
+) -> Report:
+    """Probabilities (N, F, C) after each fraction, the last of which is the whole -> a Report."""
+    labels, names = gestures.labels, gestures.classes
+    final = given[:, -1]
+    found = final.argmax(1)
+    right = found == labels
+    confusion = np.zeros((len(names), len(names)), dtype=np.int64)
+    np.add.at(confusion, (labels, found), 1)
+    per_class = {}
+    for c, name in enumerate(names):
+        hits, told, true = confusion[c, c], confusion[:, c].sum(), confusion[c].sum()
+        per_class[name] = {
+            "precision": float(hits / told) if told else 0.0,
+            "recall": float(hits / true) if true else 0.0,
+            "f1": float(2 * hits / (told + true)) if told + true else 0.0,
+            "gestures": int(true),
+        }
+    people = np.array(gestures.subjects)
+    per_subject = {
+        s: float(right[people == s].mean())
+        for s in sorted(set(gestures.subjects), key=lambda s: (len(s), s))
+    }
+    low, high = wilson(int(right.sum()), len(labels))
+    return Report(
+        len(labels),
+        float(right.mean()),
+        low,
+        high,
+        per_class,
+        confusion.tolist(),
+        list(names),
+        per_subject,
+        float(np.std(list(per_subject.values()))),
+        calibration_error(final.max(1), final.argmax(1) == labels, BINS),
+        {
+            f"{f:g}": float((given[:, k].argmax(1) == labels).mean())
+            for k, f in enumerate(fractions)
+        },
+        [
+            {
+                "name": gestures.names[i],
+                "subject": gestures.subjects[i],
+                "label": names[labels[i]],
+                "found": names[found[i]],
+                "confidence": round(float(final[i].max()), 4),
+            }
+            for i in np.flatnonzero(~right)
+        ],
+    )
+
+
+def pooled(parts: Sequence[tuple[Gestures, NDArray[np.float64]]]) -> Report:
+    """One report over folds: each part's gestures with the scores (N, F, C) of *its* model."""
+    first = parts[0][0]
+    everyone = Gestures(
+        first.data,
+        [s for g, _ in parts for s in g.sequences],
+        np.concatenate([g.labels for g, _ in parts]),
+        first.classes,
+        [s for g, _ in parts for s in g.subjects],
+        [n for g, _ in parts for n in g.names],
+        first.rate_hz,
+    )
+    return report(everyone, np.concatenate([found for _, found in parts]), FRACTIONS)
+
+
+def draw_confusion(found: Report, path: Path) -> None:
+    """The confusion matrix as a picture; rows are true classes, in per cent of each."""
+    from matplotlib.figure import Figure  # not pyplot: a notebook's own backend is left alone
+
+    counts = np.array(found.confusion)
+    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    n = len(found.labels)
+    figure = Figure(figsize=(2.5 + 0.36 * n, 2 + 0.36 * n))
+    axes = figure.subplots()
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    axes.set_xticks(range(n), found.labels, rotation=90, fontsize=8)
+    axes.set_yticks(range(n), found.labels, fontsize=8)
+    axes.set_xlabel("found")
+    axes.set_ylabel("true")
+    axes.set_title(
+        f"{100 * found.accuracy:.1f} % of {found.gestures} "
+        f"[{100 * found.low:.1f}, {100 * found.high:.1f}]"
+    )
+    for i, j in zip(*np.nonzero(counts), strict=True):
+        axes.text(
+            j, i, str(counts[i, j]), ha="center", va="center", fontsize=6,
+            color="white" if shares[i, j] > 0.5 else "black",
+        )  # fmt: skip
+    figure.tight_layout()
+    figure.savefig(path, dpi=130)

@@ -1,0 +1,192 @@
+"""What ``hgr evaluate`` says and refuses, and ``hgr export``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from test_isolated import QUICK, takes, write_takes
+
+from hgr_stream.cli.evaluate import evaluate as evaluate_command
+from hgr_stream.cli.evaluate import export as export_command
+from hgr_stream.datasets.gestures import load_recordings
+from hgr_stream.recognition.bundle import ModelError
+from hgr_stream.training import evaluate as ev
+from hgr_stream.training import isolated
+from hgr_stream.training.evaluate import Model, OverlapError, wilson
+from hgr_stream.training.isolated import scaled
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of recordings of four people."""
+    folder = tmp_path_factory.mktemp("takes")
+    write_takes(folder, takes(), "npy")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("runs") / "one"
+    isolated.train_isolated(
+        load_recordings(data), QUICK, folder, held_out=["3"], device="cpu", command="hgr train x"
+    )
+    return folder
+
+
+def test_wilson_interval() -> None:
+    assert wilson(0, 0) == (0.0, 1.0)
+    low, high = wilson(81, 100)
+    # Agresti and Coull's and Newcombe's example values.
+    assert (low, high) == pytest.approx((0.7222, 0.8749), abs=1e-3)
+    assert wilson(10, 10)[1] == pytest.approx(1.0)
+    assert wilson(10, 10)[0] == pytest.approx(0.7225, abs=1e-3)
+
+
+def test_report_counts() -> None:
+    gestures = takes(repeats=1)
+    found = np.zeros((12, 2, 3))
+    found[np.arange(12), 0, 0] = 1  # after half of it: always class 0
+    found[np.arange(12), 1, gestures.labels] = 1
+    found[0, 1] = [0, 0, 1]  # one mistake, of subject 0
+    told = ev.report(gestures, found, (0.5, 1.0))
+    assert told.accuracy == pytest.approx(11 / 12)
+    assert told.by_fraction == pytest.approx({"0.5": 4 / 12, "1": 11 / 12})
+    assert told.per_subject == pytest.approx({"0": 2 / 3, "1": 1.0, "2": 1.0, "3": 1.0})
+    assert told.confusion == [[3, 0, 1], [0, 4, 0], [0, 0, 4]]
+    assert told.per_class["push"]["recall"] == 0.75
+    assert told.per_class["wave"]["precision"] == 0.8
+    assert [m["name"] for m in told.mistakes] == ["take0"]
+
+
+def test_command_on_whom_a_run_held_out(run: Path, data: Path, tmp_path: Path) -> None:
+    done = CliRunner().invoke(
+        evaluate_command,
+        [str(run), "--dataset", "recordings", "--root", str(data), "--split", "held-out",
+         "--json", "--out", str(tmp_path / "report")],
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    told = json.loads(done.stdout)
+    assert told["gestures"] == 18
+    assert list(told["per_subject"]) == ["3"]
+    best = json.loads((run / "scores.json").read_text())["best"]
+    assert told["accuracy"] == pytest.approx(best["accuracy/validation"])
+    assert told["by_fraction"]["1"] == told["accuracy"]
+    assert (tmp_path / "report" / "confusion.png").stat().st_size > 5000
+    written = json.loads((tmp_path / "report" / "report.json").read_text())
+    assert written["gestures"] == 18
+    assert written["split"] == "held-out"
+
+
+def test_command_refuses_whom_the_model_has_seen(run: Path, data: Path) -> None:
+    options = ["--dataset", "recordings", "--root", str(data)]
+    done = CliRunner().invoke(evaluate_command, [str(run), *options])
+    assert done.exit_code == 1
+    assert "refused: trained on 3 of the 4 subjects" in done.output
+
+
+def test_command_with_a_split_file(run: Path, data: Path, tmp_path: Path) -> None:
+    split = tmp_path / "split.csv"
+    split.write_text("0,train\n1,train\n2,train\n3,test\n")
+    options = ["--dataset", "recordings", "--root", str(data), "--split", str(split)]
+    done = CliRunner().invoke(evaluate_command, [str(run), *options])
+    assert done.exit_code == 0, done.output
+    assert "of 18 gestures" in done.output
+    split.write_text("3,train\n2,test\n")
+    done = CliRunner().invoke(evaluate_command, [str(run), *options])
+    assert done.exit_code == 1
+    assert "refused" in done.output
+
+
+def test_folds_are_pooled(data: Path, tmp_path: Path) -> None:
+    gestures = load_recordings(data)
+    recipe = scaled(QUICK, epochs=2)
+    runs = list(isolated.train_folds(gestures, recipe, tmp_path / "f", 2, device="cpu"))
+    assert sorted(s for r in runs for s in r.held_out) == ["0", "1", "2", "3"]
+    options = ["--dataset", "recordings", "--root", str(data), "--json"]
+    done = CliRunner().invoke(
+        evaluate_command, [str(tmp_path / "f"), *options, "--split", "held-out"]
+    )
+    assert done.exit_code == 0, done.output
+    told = json.loads(done.stdout)
+    assert told["gestures"] == len(gestures)
+    rights = [r.figures["accuracy/validation"] * 36 for r in runs]
+    assert told["accuracy"] * 72 == pytest.approx(sum(rights), abs=0.01)
+
+
+def test_export_names_where_it_comes_from(run: Path, data: Path, tmp_path: Path) -> None:
+    file = tmp_path / "mine.pt"
+    report = tmp_path / "report.json"
+    gestures = load_recordings(data)
+    others = gestures.take(np.flatnonzero(np.array(gestures.subjects) == "3"))
+    isolated.export_run(run, tmp_path / "other.pt")
+    found = ev.evaluate(Model(tmp_path / "other.pt"), others)
+    report.write_text(json.dumps({"model": "m", "split": "all"} | found.to_dict()))
+    done = CliRunner().invoke(
+        export_command,
+        [str(run), "-o", str(file), "--scores", str(report), "--temperature", "0.5", "--json"],
+    )
+    assert done.exit_code == 0, done.output
+    told = json.loads(done.stdout)
+    assert told["name"] == "mine"
+    assert told["training"]["command"] == "hgr train x"
+    assert told["training"]["seed"] == 0
+    assert told["training"]["subjects"] == ["0", "1", "2"]
+    assert told["scores"]["evaluated"]["accuracy"] == pytest.approx(found.accuracy)
+    assert found.accuracy > 0.8
+    again, plain = Model(file), Model(tmp_path / "other.pt")
+    assert told["temperature"] == 0.5
+    sharper = plain.probabilities(others.joints(0)) ** (plain.bundle.metadata.temperature / 0.5)
+    assert again.probabilities(others.joints(0)) == pytest.approx(sharper / sharper.sum())
+
+
+def test_export_errors(run: Path, tmp_path: Path) -> None:
+    for arguments, fault in (
+        ([str(tmp_path), "-o", str(tmp_path / "x.pt")], "not the folder of a training"),
+        ([str(run), "-o", str(tmp_path / "x.pt"), "--coarse"], "have no coarse ones"),
+        ([str(run), "-o", str(tmp_path / "no" / "x.pt")], "no such folder"),
+        ([str(run), "-o", str(tmp_path / "x.pt"), "--scores", str(run / "run.json")], "not a rep"),
+    ):
+        done = CliRunner().invoke(export_command, arguments)
+        assert done.exit_code == 1, done.output
+        assert fault in done.output
+
+
+def test_classes_must_be_the_models() -> None:
+    gestures = takes(1)
+    fine = ev.align(["wave", "push", "swipe"], gestures)
+    assert [fine.classes[k] for k in fine.labels] == [gestures.classes[k] for k in gestures.labels]
+    coarse = ev.align(["aside", "away"], gestures)
+    assert coarse.labels.tolist() == (1 - gestures.coarse_labels).tolist()
+    with pytest.raises(ModelError, match="knows 'pinch'"):
+        ev.align(["wave", "push", "pinch"], gestures)
+
+
+def test_overlap_is_by_data_set() -> None:
+    gestures = takes(1)
+    ev.refuse_overlap({"data": "elsewhere", "subjects": ["0"]}, gestures)
+    ev.refuse_overlap({"data": "made-up", "subjects": ["7"]}, gestures)
+    with pytest.raises(OverlapError, match=r"trained on 1 of the 4 subjects .*\(2\)"):
+        ev.refuse_overlap({"data": "made-up", "subjects": ["2", "9"]}, gestures)
+    with pytest.raises(OverlapError, match="does not tell on whom"):
+        ev.refuse_overlap({"data": "made-up"}, gestures)
+
+
+@pytest.mark.parametrize("name", ["shrec17-14", "shrec17-28"])
+def test_shipped_models(name: str) -> None:
+    model = Model(name)
+    metadata = model.bundle.metadata
+    assert len(metadata.labels) == int(name[-2:])
+    assert model.bundle.path.stat().st_size < 2_000_000
+    assert len(metadata.training["subjects"]) == 20
+    assert metadata.training["command"].startswith("hgr train --dataset shrec17")
+    assert 0.9 < metadata.scores["evaluated"]["accuracy"] < 1
+    assert msgspec.json.encode(metadata)
+    hand = takes(1).joints(0)
+    assert model.probabilities(hand).sum() == pytest.approx(1)

@@ -1,0 +1,481 @@
+"""Training on isolated gestures: data in, distortions, the loop, resuming, and the model file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+
+from hgr_stream.cli.train_isolated import train_isolated_command
+from hgr_stream.datasets.base import DatasetError
+from hgr_stream.datasets.gestures import (
+    Gestures,
+    divide,
+    fold_subjects,
+    load_recordings,
+    load_shrec17,
+    read_split,
+)
+from hgr_stream.messages import Frame, Hand, encode, joint_bytes
+from hgr_stream.recording import Writer
+from hgr_stream.skeleton import PARENTS, Float32, bone_lengths, mirrored, with_palm
+from hgr_stream.training import isolated
+from hgr_stream.training.distort import Distortion, Packed, another_hand, draw, resampled
+from hgr_stream.training.evaluate import Model
+from hgr_stream.training.isolated import Recipe, TrainingError, scaled
+
+CLASSES = ("push", "swipe", "wave")
+QUICK = Recipe(
+    epochs=25, batch=12, width=16, branches=2, dilations=(1, 2), rate=8e-3, keep=0.8, dropout=0.05
+)
+
+
+def a_hand() -> Float32:
+    """(22, 3): an open hand, palm down, pointing away from the user."""
+    joints = np.zeros((22, 3))
+    for finger in range(5):
+        for k in range(4):
+            x, z = 0.02 * (finger - 2) * (1 + 0.1 * k), -0.06 - 0.03 * k
+            joints[2 + 4 * finger + k] = x, 0.01 * k, z
+    return with_palm(joints.astype(np.float32))
+
+
+def performed(kind: str, rng: np.random.Generator) -> Float32:
+    """(T, 22, 3): one take of a gesture."""
+    t = np.linspace(0, 1, int(rng.integers(20, 50)))[:, None]
+    way = {
+        "push": np.hstack([0 * t, 0 * t, -0.25 * t]),
+        "swipe": np.hstack([0.3 * t, 0 * t, 0 * t]),
+        "wave": np.hstack([0.08 * np.sin(16 * t), 0 * t, 0 * t]),
+    }[kind]
+    path = way * rng.uniform(0.7, 1.3) + rng.normal(0, 0.03, 3) + [0, 0.05, 0.45]
+    hand = a_hand() * rng.uniform(0.85, 1.15) + rng.normal(0, 0.001, (len(t), 22, 3))
+    return with_palm((hand + path[:, None]).astype(np.float32))
+
+
+def takes(repeats: int = 6, subjects: int = 4) -> Gestures:
+    rng = np.random.default_rng(0)
+    rows = [(k, str(s)) for s in range(subjects) for k in CLASSES for _ in range(repeats)]
+    sequences = [performed(kind, rng) for kind, _ in rows]
+    return Gestures(
+        "made-up",
+        [s.reshape(len(s), -1) for s in sequences],
+        np.array([CLASSES.index(kind) for kind, _ in rows], dtype=np.int64),
+        list(CLASSES),
+        [s for _, s in rows],
+        [f"take{i}" for i in range(len(rows))],
+        30.0,
+        coarse_of=(0, 1, 1),
+        coarse_classes=["away", "aside"],
+    )
+
+
+@pytest.fixture(scope="module")
+def gestures() -> Gestures:
+    return takes()
+
+
+@pytest.fixture(scope="module")
+def run(gestures: Gestures, tmp_path_factory: pytest.TempPathFactory) -> isolated.Outcome:
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("run") / "one"
+    return isolated.train_isolated(gestures, QUICK, folder, held_out=["3"], device="cpu")
+
+
+# ---- data ---------------------------------------------------------------------------------------
+
+
+def write_takes(folder: Path, gestures: Gestures, kind: str) -> None:
+    lines = ["file,label,subject"]
+    for i, sequence in enumerate(gestures.sequences):
+        name = f"take{i}.{kind}"
+        if kind == "npy":
+            np.save(folder / name, sequence)
+        elif kind == "npz":
+            np.savez(folder / name, joints=sequence.reshape(-1, 22, 3))
+        elif kind == "csv":
+            np.savetxt(folder / name, sequence, delimiter=",", fmt="%.6f")
+        lines.append(f"{name},{CLASSES[gestures.labels[i]]},{gestures.subjects[i]}")
+    (folder / "labels.csv").write_text("\n".join(lines))
+
+
+@pytest.mark.parametrize("kind", ["npy", "npz", "csv"])
+def test_own_recordings(gestures: Gestures, tmp_path: Path, kind: str) -> None:
+    few = gestures.take([0, 6, 12, 18, 24, 30])
+    write_takes(tmp_path, few, kind)
+    loaded = load_recordings(tmp_path)
+    assert loaded.classes == sorted(CLASSES)
+    assert loaded.canonical
+    assert loaded.subjects == ["0", "0", "0", "1", "1", "1"]
+    assert [loaded.classes[k] for k in loaded.labels] == [CLASSES[k] for k in few.labels]
+    for mine, theirs in zip(loaded.sequences, few.sequences, strict=True):
+        assert np.abs(mine - theirs).max() < 2e-6
+
+
+def test_own_mcap_recordings(gestures: Gestures, tmp_path: Path) -> None:
+    """The hand that is seen most is taken, and a left one is mirrored."""
+    joints = gestures.joints(0)
+    with Writer(tmp_path / "one.mcap") as writer:
+        for k, frame in enumerate(joints):
+            hands = [Hand(1, "left", joint_bytes(mirrored(frame)))]
+            if k < 5:
+                hands.append(Hand(2, "right", joint_bytes(frame + 1)))
+            now_ns = k * 33_000_000
+            stamps = (now_ns,) * 5
+            message = Frame("test", "b", k, *stamps, index=k, hands=hands)
+            writer.write("frame/test", encode(message), now_ns, now_ns)
+    (tmp_path / "labels.csv").write_text("one.mcap,push\n")
+    loaded = load_recordings(tmp_path)
+    assert np.array_equal(loaded.joints(0), joints)
+
+
+def test_other_joints_are_mapped_or_kept(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for joints, dims, canonical in ((21, 3, True), (26, 3, True), (17, 3, False), (21, 2, False)):
+        np.save(tmp_path / "a.npy", rng.normal(0, 0.1, (9, joints, dims)))
+        (tmp_path / "labels.csv").write_text("a.npy,push\n")
+        loaded = load_recordings(tmp_path)
+        assert loaded.canonical is canonical
+        assert loaded.channels == (66 if canonical else joints * dims)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "fault"),
+    [
+        ("a.npy", np.full((9, 66), np.nan, np.float32), "a.npy: NaN or infinity in frame 0"),
+        ("a.npy", np.zeros((1, 66), np.float32), "a.npy: 1 frames, wants 2"),
+        ("a.npy", np.zeros(66, np.float32), r"a.npy: shape \(66,\) is not"),
+        ("a.npy", np.array(["x"]), "a.npy: holds <U1, not numbers"),
+        ("a.npy", b"no array", "a.npy: not a NumPy file"),
+        ("a.csv", b"1,2,3\n4,five,6\n7,8,9\n", "a.csv line 2: not a number"),
+        ("a.txt", b"", "a.txt: not one of .mcap, .npy, .npz, .csv"),
+        ("a.mcap", b"no recording", "a.mcap: not an MCAP recording"),
+    ],
+)
+def test_bad_recordings_are_named(tmp_path: Path, name: str, content: object, fault: str) -> None:
+    path = tmp_path / name
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        np.save(path, np.asarray(content))
+    (tmp_path / "labels.csv").write_text(f"{name},push\n")
+    with pytest.raises(DatasetError, match=fault):
+        load_recordings(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("", "names no recordings"),
+        ("file,label\na.npy\n", "line 2: not 'file,label'"),
+        ("a.npy,push\na.npy,wave\n", "names a.npy twice"),
+        ("b.npy,push\n", "b.npy: no such file"),
+        (None, "no such labels file"),
+    ],
+)
+def test_bad_labels_are_named(tmp_path: Path, text: str | None, fault: str) -> None:
+    np.save(tmp_path / "a.npy", np.zeros((9, 66), np.float32))
+    if text is not None:
+        (tmp_path / "labels.csv").write_text(text)
+    with pytest.raises(DatasetError, match=fault):
+        load_recordings(tmp_path)
+
+
+def test_faults_in_arrays_are_named(gestures: Gestures) -> None:
+    out_of_range = gestures.take(range(len(gestures)))
+    out_of_range.labels = gestures.labels + 1
+    with pytest.raises(DatasetError, match="label 3 is not one of the 3 classes"):
+        out_of_range.check()
+    with pytest.raises(DatasetError, match="class 'swipe' has no gesture"):
+        gestures.take(np.flatnonzero(gestures.labels != 1)).check()
+    odd = gestures.take(range(4))
+    odd.sequences[2] = np.zeros((5, 60), np.float32)
+    with pytest.raises(DatasetError, match=r"take2: shape \(5, 60\)"):
+        odd.check()
+    with pytest.raises(DatasetError, match="no gestures"):
+        gestures.take([]).check()
+
+
+def test_folds_keep_people_whole_and_balanced() -> None:
+    people = [s for s in "abcdefg" for _ in range(10 + 5 * (s == "a"))]
+    groups = fold_subjects(people, 3)
+    assert sorted(s for g in groups for s in g) == list("abcdefg")
+    sizes = [sum(people.count(s) for s in g) for g in groups]
+    assert max(sizes) - min(sizes) <= 10
+    assert fold_subjects(people, 3) == groups
+    with pytest.raises(DatasetError, match="8 folds of 7 subjects"):
+        fold_subjects(people, 8)
+    with pytest.raises(DatasetError, match="1 gestures name no subject"):
+        fold_subjects([*people, ""], 3)
+    inside, outside = divide(people, ["a", "b"])
+    assert {people[i] for i in outside} == {"a", "b"}
+    assert len(inside) + len(outside) == len(people)
+    with pytest.raises(DatasetError, match="no subject 'z'"):
+        divide(people, ["z"])
+    with pytest.raises(DatasetError, match="nobody is left"):
+        divide(people, list("abcdefg"))
+
+
+def test_a_split_file(gestures: Gestures, tmp_path: Path) -> None:
+    path = tmp_path / "split.csv"
+    path.write_text("what,part\n0,train\n1,train\n3,test\ntake40,test\n")
+    parts = read_split(path, gestures)
+    assert {gestures.subjects[i] for i in parts["train"]} == {"0", "1"}
+    assert 40 in parts["test"]
+    for text, fault in (("9,test", "no gesture and no subject '9'"), ("0,both", "line 1: not"),
+                        ("0,train\ntake3,test", "line 2: take3 comes twice")):  # fmt: skip
+        path.write_text(text)
+        with pytest.raises(DatasetError, match=fault):
+            read_split(path, gestures)
+
+
+def test_shrec17_as_arrays(shared_data: Path, tmp_path: Path) -> None:
+    """Four real files in the official layout; the shear is taken out or left."""
+    import tarfile
+
+    with tarfile.open(shared_data / "shrec17_train.tar.xz") as archive:
+        found = []
+        for member in archive:
+            if member.name.endswith("skeletons_world.txt"):
+                archive.extract(member, tmp_path, filter="data")
+                found.append(member.name)
+                if len(found) == 4:
+                    break
+    fine = load_shrec17(tmp_path)
+    assert len(fine) == 4
+    assert fine.channels == 66
+    assert fine.coarse_labels.tolist() == [k // 2 for k in fine.labels.tolist()]
+    joints, lengths = fine.padded()
+    assert joints.shape == (4, lengths.max(), 66)
+    coarse = load_shrec17(tmp_path, 14, unshear=False)
+    assert coarse.classes[0] == "GRAB"
+    assert coarse.labels.tolist() == fine.coarse_labels.tolist()
+    spread = [np.std(bone_lengths(g.joints(0)), 0).mean() for g in (fine, coarse)]
+    assert spread[0] < spread[1]
+
+
+# ---- distortions --------------------------------------------------------------------------------
+
+
+def test_no_distortion_changes_nothing(gestures: Gestures) -> None:
+    none = Distortion(0, 1, 1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0)
+    data = Packed.of(gestures.sequences)
+    index = torch.tensor([5, 0, 30])
+    g = torch.Generator().manual_seed(0)
+    frames, lengths = draw(data, index, none, g)
+    expected, same = data.take(index)
+    assert torch.equal(lengths, same)
+    assert torch.allclose(frames, expected, atol=1e-5)
+    joints = another_hand(frames.view(-1, 22, 3), lengths, none, g)
+    assert torch.allclose(joints.flatten(1), expected, atol=1e-5)
+
+
+def test_distorted_hands_are_hands(gestures: Gestures) -> None:
+    data = Packed.of(gestures.sequences)
+    index = torch.arange(40)
+    spread = Distortion(wobble_m=0, noise_m=0, faults=0)
+    frames, n = draw(data, index, spread, torch.Generator().manual_seed(1))
+    joints = another_hand(frames.view(-1, 22, 3), n, spread, torch.Generator().manual_seed(1))
+    again = another_hand(frames.view(-1, 22, 3), n, spread, torch.Generator().manual_seed(1))
+    assert torch.equal(joints, again)
+    assert len(joints) == int(n.sum())
+    ratio = n / data.lengths[index]
+    assert 0.4 < ratio.min() < 0.8
+    assert 1.2 < ratio.max() < 1.7
+    own = bone_lengths(joints.numpy()).reshape(len(joints), 21)
+    for part in np.split(own, np.cumsum(n.numpy())[:-1]):
+        finger_bones = [k for k in range(21) if PARENTS[k + 1] > 1]
+        assert part[:, finger_bones].std(0).max() < 0.01  # one hand through a whole take
+    assert np.allclose(joints[:, 1], 0.5 * (joints[:, 0] + joints[:, 10]), atol=1e-6)
+
+
+def test_resampling_packed_gestures() -> None:
+    frames = torch.cat([torch.linspace(0, 1, 7), torch.tensor([5.0]), torch.linspace(2, 3, 30)])
+    out = resampled(frames[:, None], torch.tensor([7, 1, 30]), 5)[..., 0]
+    expected = torch.stack([torch.linspace(0, 1, 5), torch.full((5,), 5.0),
+                            torch.linspace(2, 3, 5)])  # fmt: skip
+    assert torch.allclose(out, expected, atol=1e-6)
+
+
+# ---- training -----------------------------------------------------------------------------------
+
+
+def test_learns_people_it_has_not_seen(run: isolated.Outcome) -> None:
+    assert run.figures["accuracy/validation"] >= 0.9
+    assert run.figures["accuracy/validation coarse"] >= run.figures["accuracy/validation"]
+    settings = isolated.read_run(run.folder)
+    assert settings["subjects"] == ["0", "1", "2"]
+    assert settings["held_out"] == ["3"]
+    assert list(run.folder.glob("events.out.tfevents.*"))
+
+
+@pytest.mark.parametrize("coarse", [False, True])
+def test_the_file_scores_as_in_training(
+    run: isolated.Outcome, gestures: Gestures, tmp_path: Path, coarse: bool
+) -> None:
+    path = tmp_path / "mine.pt"
+    metadata = isolated.export_run(run.folder, path, coarse=coarse, command="hgr export")
+    assert metadata.training["subjects"] == ["0", "1", "2"]
+    assert metadata.scores["accuracy/validation"] >= 0.9
+    model = Model(path)
+    batches = isolated._Batches(gestures, QUICK, torch.device("cpu"))
+    logits = isolated.predict(run.net, batches, np.arange(len(gestures)))
+    expected = isolated.log_scores(run.net, logits)[0 if coarse else 1]
+    for i in (0, 20, 71):
+        with torch.inference_mode():
+            given = model.bundle.module.classify(torch.from_numpy(gestures.joints(i))[None])
+        assert torch.allclose(given, expected[i : i + 1], atol=1e-4)
+
+
+def test_none_is_what_has_only_begun(run: isolated.Outcome, gestures: Gestures, tmp_path) -> None:
+    isolated.export_run(run.folder, tmp_path / "mine.pt")
+    module = Model(tmp_path / "mine.pt").bundle.module
+    first, last = [], []
+    for i in np.flatnonzero(np.array(gestures.subjects) == "3"):
+        joints = torch.from_numpy(gestures.joints(i))[None]
+        with torch.inference_mode():
+            logits = module(joints, module.initial_state(1))[0][0]
+        first.append(int(logits[1].argmax()) == 0)
+        last.append(int(logits[-1].argmax()) == 0)
+    assert np.mean(first) > 0.7
+    assert np.mean(last) < 0.2
+
+
+def test_resumed_equals_unbroken(gestures: Gestures, tmp_path: Path) -> None:
+    recipe = scaled(QUICK, epochs=3)
+    whole = isolated.train_isolated(gestures, recipe, tmp_path / "whole", device="cpu")
+
+    def stop(epoch: int, _epochs: int, _figures: dict[str, float]) -> None:
+        if epoch == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        isolated.train_isolated(gestures, recipe, tmp_path / "cut", device="cpu", watch=stop)
+    with pytest.raises(TrainingError, match="holds a run already"):
+        isolated.train_isolated(gestures, recipe, tmp_path / "cut", device="cpu")
+    resumed = isolated.train_isolated(gestures, recipe, tmp_path / "cut", device="cpu", resume=True)
+    assert resumed.epochs == whole.epochs == 3
+    for mine, theirs in zip(
+        resumed.net.state_dict().values(), whole.net.state_dict().values(), strict=True
+    ):
+        assert torch.equal(mine, theirs)
+    with pytest.raises(TrainingError, match="other held_out"):
+        isolated.train_isolated(
+            gestures, recipe, tmp_path / "cut", held_out=["1"], device="cpu", resume=True
+        )
+
+
+def test_a_teacher_is_learnt_from(
+    run: isolated.Outcome, gestures: Gestures, tmp_path: Path
+) -> None:
+    taught = scaled(QUICK, epochs=12, teachers=(str(run.folder),), distil=1.0, seed=3)
+    student = isolated.train_isolated(
+        gestures, taught, tmp_path / "s", held_out=["3"], device="cpu"
+    )
+    assert student.figures["accuracy/validation"] > 0.7  # no label was looked at
+    with pytest.raises(TrainingError, match="this teacher was trained on the held-out '1'"):
+        isolated.train_isolated(gestures, taught, tmp_path / "t", held_out=["1"], device="cpu")
+    with pytest.raises(TrainingError, match="a teacher of other classes"):
+        isolated.train_isolated(gestures.of_coarse(), taught, tmp_path / "u", device="cpu")
+
+
+def test_stops_when_it_gets_no_better(gestures: Gestures, tmp_path: Path) -> None:
+    recipe = scaled(QUICK, epochs=30, rate=0.0, patience=2)
+    run = isolated.train_isolated(gestures, recipe, tmp_path / "r", held_out=["0"], device="cpu")
+    assert run.epochs < 30
+
+
+def test_minutes_shorten_the_schedule(gestures: Gestures, tmp_path: Path) -> None:
+    recipe = scaled(QUICK, epochs=10_000, minutes=0.01)
+    run = isolated.train_isolated(gestures, recipe, tmp_path / "r", device="cpu")
+    assert 1 <= run.epochs < 100
+
+
+@pytest.mark.parametrize("original", [True, False])
+def test_reference_network(gestures: Gestures, tmp_path: Path, original: bool) -> None:
+    recipe = scaled(isolated.reference(original), epochs=3, batch=12)
+    run = isolated.train_isolated(gestures, recipe, tmp_path / "r", held_out=["1"], device="cpu")
+    assert run.figures["accuracy/validation"] > 0.5
+    isolated.export_run(run.folder, tmp_path / "devineau.pt")
+    model = Model(tmp_path / "devineau.pt")
+    batches = isolated._Batches(gestures, recipe, torch.device("cpu"))
+    expected = isolated.predict(run.net, batches, np.array([7]))[0].softmax(1)
+    model.bundle.metadata.temperature = 1.0
+    given = model.probabilities(gestures.joints(7))
+    assert given == pytest.approx(expected[0].numpy(), abs=1e-4)
+
+
+def test_any_channels_for_the_reference_network(gestures: Gestures, tmp_path: Path) -> None:
+    flat = gestures.take(range(len(gestures)))
+    flat.sequences = [s[:, [0, 1, 3, 4, 30, 31]] for s in gestures.sequences]
+    flat.canonical = False
+    recipe = scaled(isolated.reference(False), epochs=1, batch=24)
+    run = isolated.train_isolated(flat, recipe, tmp_path / "r", device="cpu")
+    assert run.epochs == 1
+    with pytest.raises(DatasetError, match="use the model devineau"):
+        isolated.train_isolated(flat, QUICK, tmp_path / "f", device="cpu")
+
+
+def test_refuses_what_cannot_be_learnt(gestures: Gestures, tmp_path: Path) -> None:
+    one = gestures.take(
+        np.flatnonzero((gestures.labels != 2) | (np.array(gestures.subjects) == "0"))
+    )
+    with pytest.raises(DatasetError, match="'wave' has no gesture of the subjects trained on"):
+        isolated.train_isolated(one, QUICK, tmp_path / "r", held_out=["0"], device="cpu")
+    with pytest.raises(TrainingError, match="device 'cuda:77'"):
+        isolated.train_isolated(gestures, QUICK, tmp_path / "r", device="cuda:77")
+    with pytest.raises(TrainingError, match="not the folder of a training"):
+        isolated.load_run(tmp_path)
+    (tmp_path / "r" / "last.pt").write_bytes(b"junk")
+    with pytest.raises(TrainingError, match=r"last.pt: "):
+        isolated.train_isolated(gestures, QUICK, tmp_path / "r", device="cpu", resume=True)
+
+
+# ---- the command --------------------------------------------------------------------------------
+
+
+def test_command(gestures: Gestures, tmp_path: Path) -> None:
+    write_takes(tmp_path, gestures, "npy")
+    out = tmp_path / "run"
+    base = ["--dataset", "recordings", "--root", str(tmp_path), "--device", "cpu"]
+    done = CliRunner().invoke(
+        train_isolated_command,
+        [*base, "--out", str(out), "--epochs", "2", "--held-out-subjects", "2", "--json"],
+    )
+    assert done.exit_code == 0, done.output
+    told = json.loads(done.stdout)
+    assert told["epochs"] == 2
+    assert told["held_out"] == ["2"]
+    again = CliRunner().invoke(
+        train_isolated_command, [*base, "--resume", str(out), "--held-out-subjects", "2"]
+    )
+    assert again.exit_code == 0, again.output
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "fault"),
+    [
+        ([], 2, "--out"),
+        (["--out", "r", "--recipe", "original"], 2, "add --model devineau"),
+        (["--out", "r", "--folds", "2", "--held-out-subjects", "1"], 2, "holds out every subject"),
+        (["--out", "r", "--patience", "2"], 2, "--patience needs"),
+        (["--out", "r", "--classes", "14"], 2, "--classes is of shrec17"),
+        (["--out", "r", "--held-out-subjects", "nobody"], 1, "no subject 'nobody'"),
+        (["--out", "r", "--device", "tpu9"], 1, "device 'tpu9'"),
+    ],
+)
+def test_command_errors(
+    gestures: Gestures, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    options: list[str], code: int, fault: str,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    write_takes(tmp_path, gestures, "npy")
+    done = CliRunner().invoke(
+        train_isolated_command, ["--dataset", "recordings", "--root", str(tmp_path), *options]
+    )
+    assert done.exit_code == code, done.output
+    assert fault in done.output
