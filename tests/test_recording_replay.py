@@ -396,7 +396,7 @@ def test_a_recording_of_a_device_that_runs_here_gets_a_name_of_its_own(tmp_path:
         replayed = daemon.hgr("replay", str(path), "--speed", "max", "--name", "test")
         assert replayed.returncode == 0, replayed.stderr
         assert "as device idle-replay" in replayed.stderr
-        wait_until(lambda: daemon.count("segmenter", "frames") > before + 100, 5, "both")
+        wait_until(lambda: daemon.count("segmenter", "frames") > before + 15, 5, "both")
         assert daemon.count("segmenter", "conflicting") == 0
         assert daemon.count("segmenter", "restarts") == 0
     finally:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hgr_drivers.base import HandSample, Performed, Sample
-from hgr_drivers.runner import Backoff, Publisher
+from hgr_drivers.runner import Backoff, IdleThinner, Publisher
 
 from tests.daemon_process import Daemon, wait_until
 from tests.hands import MS, frame, hand_joints
@@ -56,6 +56,19 @@ def test_back_off_doubles_up_to_a_limit_and_forgets() -> None:
     assert [backoff.failed() for _ in range(7)] == [0.5, 1, 2, 4, 8, 8, 8]
     backoff.succeeded()
     assert backoff.failed() == 0.5
+
+
+def test_an_empty_scene_is_told_of_ten_times_a_second() -> None:
+    thinner = IdleThinner()
+    hand = HandSample(5, "left", hand_joints(side="left"))
+    empty = Sample(None, [])
+    told_ms = [t for t in range(0, 3000, 10) if not thinner.skips(empty, t * MS)]
+    assert told_ms == [*range(0, 500, 10), *range(590, 3000, 100)]
+    assert not thinner.skips(Sample(None, [hand]), 3000 * MS)
+    # A hand that was lost is told of with every frame until it counts as gone.
+    told_ms = [t for t in range(3010, 4000, 10) if not thinner.skips(empty, t * MS)]
+    assert told_ms == [*range(3010, 3500, 10), *range(3590, 4000, 100)]
+    assert not thinner.skips(Sample(None, [], frame=frame(0, 0, None)), 4001 * MS)
 
 
 FOREIGN = '''
@@ -125,6 +138,6 @@ def test_a_driver_that_fails_in_every_way_is_reopened_and_told_of(
     assert "unplugged" in text
     assert "no frame for 0.5 s; shake it" in text
     assert status.state == "stopped"
-    assert status.counts["frames"] == 40
+    assert status.counts["frames"] + status.counts["idle_not_sent"] == 40
     assert status.counts["reconnects"] == 4
     assert status.counts["silent"] == 1

@@ -28,6 +28,10 @@ from .base import DeviceError, Driver, EndOfStream, Sample
 from .registry import configured
 
 READ_S = 0.1
+#: A scene without hands is told of this often, once it has been empty for so long: enough to show
+#: that data flows, and an idle kiosk costs next to nothing.
+IDLE_PERIOD_NS = 100_000_000
+IDLE_AFTER_NS = 500_000_000
 TAP_WAIT_S = 1.0
 
 
@@ -46,6 +50,26 @@ class Backoff:
 
     def succeeded(self) -> None:
         self.tries = 0
+
+
+class IdleThinner:
+    """Which samples of an empty scene are not worth publishing. Time is the caller's."""
+
+    def __init__(self) -> None:
+        self._hand_ns: int | None = None
+        self._told_ns = 0
+
+    def skips(self, sample: Sample, now_ns: int) -> bool:
+        """True for a sample without hands, soon after another one was published."""
+        if self._hand_ns is None:
+            self._hand_ns = now_ns
+        if sample.hands or sample.performed or sample.frame is not None:
+            self._hand_ns = now_ns
+            return False
+        if now_ns - self._hand_ns < IDLE_AFTER_NS or now_ns - self._told_ns >= IDLE_PERIOD_NS:
+            self._told_ns = now_ns
+            return False
+        return True
 
 
 class Publisher:
@@ -150,6 +174,7 @@ class Runner(Shell):
         self.publisher = Publisher(device, self.boot_id, lossless=driver.lossless)
         self.outlet = Outlet(self.context, self.info.sockets, "frames", self.stopping)
         self.backoff = Backoff()
+        self.thinner = IdleThinner()
         self.exit_code = 0
         self.is_open = False
         self.ended = False
@@ -215,7 +240,11 @@ class Runner(Shell):
             self._last_error = ""
             self.state, self.message = "up", ""
         self.backoff.succeeded()
-        frame = self.publisher.frame(sample, time.monotonic_ns(), time.time_ns())
+        now_ns = time.monotonic_ns()
+        if self.thinner.skips(sample, now_ns):
+            self.counts["idle_not_sent"] += 1
+            return
+        frame = self.publisher.frame(sample, now_ns, time.time_ns())
         truths = self.publisher.truths(sample, frame)
         self.outlet.send(topics.of(frame), encode(frame), lossless=frame.lossless)
         for truth in truths:
@@ -229,14 +258,14 @@ class Runner(Shell):
         self.stop()
 
     def beat(self) -> None:
-        own = {"frames", "reconnects", "silent", "status_dropped"}
+        own = {"frames", "idle_not_sent", "reconnects", "silent", "status_dropped"}
         kept = {name: n for name, n in self.counts.items() if name in own}
         clock = self.publisher.clock
         self.counts.clear()
         self.counts.update({**self.driver.counts(), **self.outlet.counts, **kept})
         self.counts["clock_jumps"], self.counts["clock_repeats"] = clock.jumps, clock.repeats
         now_s, (then_s, then) = time.monotonic(), self._beaten
-        frames = self.counts["frames"]
+        frames = self.counts["frames"] + self.counts["idle_not_sent"]
         if now_s - then_s >= 0.5:
             self.gauges["rate_hz"] = (frames - then) / (now_s - then_s) if then_s else 0.0
             self._beaten = (now_s, frames)
