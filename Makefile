@@ -26,7 +26,7 @@ lint: $(READY)
 	$(BIN)/mypy
 
 bench: $(READY)
-	for name in latency hands cost process_speed same_events; do \
+	for name in latency hands cost process_speed same_events devineau; do \
 		$(BIN)/python tools/bench/$$name.py || exit 1; \
 	done
 
