@@ -281,7 +281,7 @@ def tune(
             )
         )
         return
-    click.echo("\n".join(lines))
+    click.echo("\n".join(lines) if tuned.threshold else "# the model's own thresholds will do")
     for name, r in (("before", tuned.before), ("after", tuned.after)):
         b = r.benchmark
         click.echo(

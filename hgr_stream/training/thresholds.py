@@ -1,8 +1,9 @@
 """Thresholds for a wanted rate of false events an hour, from recordings with known truth.
 
-The pipeline runs once with every threshold at its lowest, so that all candidates show; then,
-while there are too many false events, the threshold is raised that loses the fewest true ones for
-each false one it removes. What the chosen thresholds bring is measured by running again.
+The pipeline runs once with the model's own thresholds; then, while there are too many false
+events, the threshold is raised that loses the fewest true ones for each false one it removes. None
+is ever lowered: a recording without false events is no reason to be less strict elsewhere. What the
+chosen thresholds bring is measured by running again.
 """
 
 from __future__ import annotations
@@ -13,12 +14,9 @@ from dataclasses import dataclass
 from ..config import Recognition
 from ..datasets.convert import Recording
 from ..recognition.bundle import Bundle
-from ..recognition.choice import EVERY, settings
+from ..recognition.choice import settings
 from .metrics import overlap, pair
 from .online_evaluate import OnlineReport, Played, play, report
-
-#: Below any confidence that a confirmed event was seen to have.
-LOWEST = 0.01
 
 
 @dataclass(frozen=True)
@@ -77,12 +75,10 @@ def choose(found: Sequence[Candidate], allowed: int) -> dict[str, float]:
 def tune(bundle: Bundle, recordings: Sequence[Recording], false_per_hour: float) -> Tuned:
     """Find thresholds for at most so many false events an hour of these recordings' idle time."""
     base = bundle.metadata.decoder
-    wide = settings(bundle.metadata, Recognition(threshold={EVERY: LOWEST}), base)
-    played = [play(bundle, r, wide) for r in recordings]
-    before = report([play(bundle, r) for r in recordings], "confirmed", "any")
+    played = [play(bundle, r) for r in recordings]
+    before = report(played, "confirmed", "any")
     idle_s = sum(p.seconds - p.frame_s * sum(truth.length for truth in p.truths) for p in played)
     threshold = choose(candidates(played), int(false_per_hour * max(idle_s, 0.0) / 3600))
-    asked = Recognition(threshold={EVERY: LOWEST, **threshold})
-    chosen = settings(bundle.metadata, asked, base)
+    chosen = settings(bundle.metadata, Recognition(threshold=threshold), base)
     after = report([play(bundle, r, chosen) for r in recordings], "confirmed", "any")
-    return Tuned(asked.threshold, before, after)
+    return Tuned(threshold, before, after)
