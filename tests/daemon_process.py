@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,23 +16,13 @@ import psutil
 import zmq
 
 from hgr_stream.cli.daemon import snapshot
+from hgr_stream.cli.demo import free_port
 from hgr_stream.client import ClientError
 from hgr_stream.messages import Frame, Status, decode, encode
 from hgr_stream.stream import topics
 from hgr_stream.stream.bus import Outlet, read_daemon_file
 
 HGR = [sys.executable, "-m", "hgr_stream.cli"]
-
-
-def free_port() -> int:
-    """A port whose neighbour is free too (the gateway takes two)."""
-    while True:
-        with socket.socket() as a, socket.socket() as b:
-            a.bind(("127.0.0.1", 0))
-            port = a.getsockname()[1]
-            with contextlib.suppress(OSError):
-                b.bind(("127.0.0.1", port + 1))
-                return port
 
 
 def wait_until(condition, timeout_s: float = 10.0, what: str = "it") -> None:

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from hgr_stream.cli.demo import free_port
 from hgr_stream.client import Stream
 from hgr_stream.messages import Event, Frame
-from tests.daemon_process import Daemon, free_port, wait_until
+from tests.daemon_process import Daemon, wait_until
 from tests.models import save_palm_model
 from tools.leapd import LeapdServer
 

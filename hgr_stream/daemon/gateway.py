@@ -143,9 +143,7 @@ class GatewayShell(Shell):
                         self.counts["cancelled_for_a_dead_worker"] += 1
                     self._publish(topic, payload)
                 except (ValueError, MessageError) as error:
-                    self.counts["malformed"] += 1
-                    if self.counts["malformed"] in (1, 10, 100, 1000):
-                        self.log.warning("refused a message: %s", error)
+                    self.refuse(error)
 
     def _publish(self, topic: str, payload: bytes) -> None:
         receipt = self.present.number(topic, payload)

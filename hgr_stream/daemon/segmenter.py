@@ -39,9 +39,7 @@ class SegmenterShell(Shell):
         try:
             frame = decode(Frame, data)
         except MessageError as error:
-            self.counts["malformed"] += 1
-            if self.counts["malformed"] in (1, 10, 100, 1000):
-                self.log.warning("refused a message: %s", error)
+            self.refuse(error)
             return
         now_ns = time.monotonic_ns()
         self._heard_ns[frame.device] = now_ns

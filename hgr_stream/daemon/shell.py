@@ -100,6 +100,12 @@ class Shell(ABC):
             self.close()
         return 0
 
+    def refuse(self, error: Exception) -> None:
+        """Count a bad message; tell of the first, and then of every tenfold."""
+        self.counts["malformed"] += 1
+        if self.counts["malformed"] in (1, 10, 100, 1000):
+            self.log.warning("refused a message: %s", error)
+
     def send_status(self, state: str | None = None, message: str | None = None) -> None:
         """A heartbeat, now."""
         if state is not None:

@@ -62,7 +62,7 @@ class WorkerShell(Shell):
             try:
                 windows.append(decode(Window, data))
             except MessageError as error:
-                self._refuse(error)
+                self.refuse(error)
         if windows:
             self.counts["windows"] += len(windows)
             self.counts["batches"] += 1
@@ -91,13 +91,8 @@ class WorkerShell(Shell):
             try:
                 events += self.engine.push([window])
             except bundles.ModelError as error:
-                self._refuse(error)
+                self.refuse(error)
         return events
-
-    def _refuse(self, error: Exception) -> None:
-        self.counts["malformed"] += 1
-        if self.counts["malformed"] in (1, 10, 100, 1000):
-            self.log.warning("refused a message: %s", error)
 
     def _send(self, events: list[Event], arrived_ns: int = 0) -> None:
         for event in events:

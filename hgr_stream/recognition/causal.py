@@ -91,6 +91,14 @@ def shape_features(projected: Tensor) -> Tensor:
     )
 
 
+def statistics(norm: nn.Module) -> tuple[Tensor, Tensor]:
+    """A batch norm to be folded: its mean, and what to multiply by (without its own weight)."""
+    assert isinstance(norm, nn.BatchNorm1d)
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    return norm.running_mean, (norm.running_var + norm.eps).rsqrt()
+
+
 class Features(nn.Module):
     """(B, T, 22, 3) metres -> (B, T, N_FEATURES), causal; movements are zero before their lag."""
 
@@ -252,13 +260,6 @@ class StreamingNet(nn.Module):
     def _fold(self, net: CausalNet) -> None:
         def buffer(name: str, value: Tensor) -> None:
             self.register_buffer(name, value.detach().clone().contiguous())
-
-        def statistics(norm: nn.Module) -> tuple[Tensor, Tensor]:
-            """Mean, and what to multiply by."""
-            assert isinstance(norm, nn.BatchNorm1d)
-            assert norm.running_mean is not None
-            assert norm.running_var is not None
-            return norm.running_mean, (norm.running_var + norm.eps).rsqrt()
 
         buffer("projection", projection_matrix())
         buffer("lag_scales", _lag_scales())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import msgspec
@@ -85,9 +85,3 @@ class Choice:
                 self._told.pop(event.id, None)
                 self._hushed.discard(event.id)
         return out
-
-
-def labels_told(labels: Sequence[str], asked: Recognition) -> list[str]:
-    """The gestures that will be told."""
-    choice = Choice(asked)
-    return [label for label in labels if choice.wanted(label)]

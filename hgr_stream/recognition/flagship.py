@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from .causal import JOINT_LAGS, PALM_LAGS, shape_features
+from .causal import JOINT_LAGS, PALM_LAGS, shape_features, statistics
 from .causal import projection_matrix as projection
 
 LAGS: Final = tuple(sorted({*PALM_LAGS, *JOINT_LAGS}))
@@ -305,13 +305,6 @@ class StreamingFlagship(nn.Module):
     def _fold(self, net: FlagshipNet, none_head: nn.Linear | None) -> None:
         def buffer(name: str, value: Tensor) -> None:
             self.register_buffer(name, value.detach().clone().contiguous())
-
-        def statistics(norm: nn.Module) -> tuple[Tensor, Tensor]:
-            """Mean, and what to multiply by."""
-            assert isinstance(norm, nn.BatchNorm1d)
-            assert norm.running_mean is not None
-            assert norm.running_var is not None
-            return norm.running_mean, (norm.running_var + norm.eps).rsqrt()
 
         buffer("projection", projection())
         buffer("scales", move_scales())

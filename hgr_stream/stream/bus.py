@@ -19,7 +19,6 @@ import contextlib
 import json
 import os
 import socket
-import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -208,8 +207,3 @@ class Outlet:
         if self._direct is not None:
             self._direct.close()
         self._tap.close()
-
-
-def now_ns() -> tuple[int, int]:
-    """(monotonic, wall) nanoseconds."""
-    return time.monotonic_ns(), time.time_ns()
