@@ -18,7 +18,7 @@ from typing import Final, Literal, TypeVar
 import msgspec
 import numpy as np
 
-from .skeleton import N_JOINTS, Float32, Side
+from .skeleton import N_JOINTS, Float32, Lack, Side
 
 VERSION: Final = 1
 JOINT_BYTES: Final = N_JOINTS * 3 * 4
@@ -40,7 +40,7 @@ class Hand(msgspec.Struct, omit_defaults=True):
     side: Side
     joints: bytes
     confidence: float = 1.0
-    dims: int = 3  #: 2 when the source has no depth (z is then 0)
+    lacks: list[Lack] = []  #: what the source could not see, see ``skeleton.Lack``
 
     def array(self) -> Float32:
         """The joints as a read-only view of shape (22, 3)."""
@@ -82,6 +82,7 @@ class Window(msgspec.Struct, omit_defaults=True):
     frame_sent_ns: int = 0
     ended: str = ""  #: set on a track's last message: "lost", "gap", "end", ...; joints are empty
     lossless: bool = False
+    lacks: list[Lack] = []  #: what the hand's source could not see, see ``skeleton.Lack``
     v: int = VERSION
 
     def array(self) -> Float32:

@@ -25,7 +25,7 @@ import numpy as np
 
 from .config import Segmentation
 from .messages import Frame, Hand, Window, joint_bytes
-from .skeleton import MIDDLE_BASE, N_JOINTS, WRIST, Float32, Side, chirality
+from .skeleton import MIDDLE_BASE, N_JOINTS, WRIST, Float32, Lack, Side, chirality
 
 #: Farther than this from the sensor's origin no hand is; glitch frames at 15 m were seen.
 MAX_COORDINATE_M: Final = 10.0
@@ -68,6 +68,7 @@ class _Track:
     last_tick_ns: int = 0
     ticks: int = 0
     chirality_sum: float = 0.0
+    lacks: list[Lack] = field(default_factory=list)  # of the last accepted sample
 
 
 @dataclass(slots=True)
@@ -131,7 +132,7 @@ class Segmenter:
             if track is None:
                 device.tracks[slot] = self._start(frame, device, slot, hand, joints, out)
             else:
-                track.sensor_id = hand.id
+                track.sensor_id, track.lacks = hand.id, hand.lacks
                 self._advance(frame, device, track, joints, out)
         for track in list(device.tracks.values()):
             if frame.time_ns - track.time_ns > self._max_gap_ns:
@@ -297,6 +298,7 @@ class Segmenter:
             time_ns=frame.time_ns,
             joints=joints,
             ring=np.zeros((self.spec.size, N_JOINTS, 3), dtype=np.float32),
+            lacks=hand.lacks,
         )
         self.counts["tracks"] += 1
         if track.next_tick_ns == frame.time_ns:
@@ -327,7 +329,7 @@ class Segmenter:
         track.filled = min(track.filled + 1, size)
         track.fresh += 1
         track.ticks += 1
-        if track.ticks <= CHIRALITY_TICKS:
+        if track.ticks <= CHIRALITY_TICKS and "depth" not in track.lacks:
             self._check_chirality(frame.device, track, joints)
         if track.filled == size and track.fresh >= hop:
             out.append(
@@ -345,6 +347,7 @@ class Segmenter:
                     frame_time_ns=frame.time_ns,
                     frame_sent_ns=frame.sent_ns,
                     lossless=frame.lossless,
+                    lacks=track.lacks,
                 )
             )
             track.seq += 1

@@ -107,7 +107,7 @@ def test_real_recording_arrives_frame_by_frame(shared_data: Path) -> None:
         assert (sample.device_ns, sample.index) == (truth.device_ns, truth.index)
         assert {(h.id, h.side) for h in sample.hands} == {(123, "left"), (124, "right")}
         for got, true in zip(sample.hands, truth.hands, strict=True):
-            assert (got.id, got.confidence, got.dims) == (true.id, true.confidence, 3)
+            assert (got.id, got.confidence, got.lacks) == (true.id, true.confidence, ())
             np.testing.assert_array_equal(got.joints, true.joints)
     span_s = (expected[-1].device_ns - expected[0].device_ns) * 1e-9
     assert span_s - 0.1 < took_s < span_s + PATIENCE_S

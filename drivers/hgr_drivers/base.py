@@ -16,7 +16,7 @@ from typing import ClassVar, Generic, TypeVar
 import msgspec
 
 from hgr_stream.messages import Frame
-from hgr_stream.skeleton import Float32, Side
+from hgr_stream.skeleton import Float32, Lack, Side
 
 
 class DeviceError(Exception):
@@ -42,7 +42,7 @@ class HandSample:
     side: Side
     joints: Float32
     confidence: float = 1.0
-    dims: int = 3
+    lacks: tuple[Lack, ...] = ()  #: what the device could not see of it
 
 
 @dataclass(slots=True)

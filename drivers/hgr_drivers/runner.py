@@ -125,7 +125,7 @@ class Publisher:
             sent_ns=host_ns,
             index=sample.index,
             hands=[
-                Hand(h.id, h.side, joint_bytes(h.joints), h.confidence, h.dims)
+                Hand(h.id, h.side, joint_bytes(h.joints), h.confidence, list(h.lacks))
                 for h in sample.hands
             ],
             lossless=self.lossless,

@@ -133,7 +133,7 @@ def process(
             if not devices:
                 complain(DatasetError(f"{name}: holds no frames"))
                 continue
-            for note in [*recording.notes, *refusals(pipeline)]:
+            for note in [*recording.notes, *pipeline.engine.notices, *refusals(pipeline)]:
                 click.echo(f"{name}: {note}", err=True)
             stream_s += max(n.seconds(int(n.times_ns[-1])) for n in devices.values())
             for line in event_lines(name, events, devices):

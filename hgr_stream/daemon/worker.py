@@ -67,6 +67,9 @@ class WorkerShell(Shell):
             self.counts["windows"] += len(windows)
             self.counts["batches"] += 1
             self._send(self._recognise(windows), arrived_ns)
+            for notice in self.engine.notices:
+                self.log.warning("%s", notice)
+            self.engine.notices.clear()
             for window in windows:
                 if window.ended:
                     self._heard.pop((window.device, window.hand), None)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from ..skeleton import Float32, Side
+from ..skeleton import Float32, Lack, Side
 
 
 class DatasetError(ValueError):
@@ -40,3 +40,4 @@ class HandSequence:
     subject: str = ""
     segments: list[Segment] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)  #: faults found and mended, one line each
+    lacks: tuple[Lack, ...] = ()  #: what the source could not see of the hand

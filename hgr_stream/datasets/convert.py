@@ -274,7 +274,7 @@ class _SequenceFrames:
         for seq, (joints, time_ns, index) in enumerate(
             zip(s.joints, s.time_ns.tolist(), s.index.tolist(), strict=True)
         ):
-            hand = Hand(id=1, side=s.side, joints=joint_bytes(joints))
+            hand = Hand(id=1, side=s.side, joints=joint_bytes(joints), lacks=list(s.lacks))
             yield _frame(self.device, s.name, seq, time_ns, index, [hand])
 
 

@@ -12,6 +12,7 @@ from functools import partial
 
 from ..config import Recognition
 from ..messages import Event, Window
+from ..skeleton import LACKS
 from .bundle import Bundle, ModelError
 from .choice import Choice, settings
 from .decoder import Decoder
@@ -34,8 +35,11 @@ class Engine:
         self._choice = Choice(self._asked)
         self._decoders: dict[tuple[str, str], Decoder] = {}
         #: ``windows_lost``: numbers of a track's windows that were stepped over.
+        #: ``windows_lacking_<what>``: the model needs what their source cannot see.
         self.counts: Counter[str] = Counter()
+        self.notices: list[str] = []  #: lines for people, drained by the caller
         self._next_seq: dict[tuple[str, str], tuple[str, int]] = {}
+        self._told: set[tuple[str, str]] = set()  # (device, lack)
         self._adopt(bundle)
 
     def _adopt(self, bundle: Bundle) -> None:
@@ -72,6 +76,8 @@ class Engine:
         Raises ModelError for windows of another shape than the model's, before any is used.
         """
         self.recogniser.check(windows)
+        if any(window.lacks for window in windows):
+            windows = [window for window in windows if self._suits(window)]
         self._count_lost(windows)
         found: list[tuple[int, list[Event]]] = []
         for runs in rounds(windows):
@@ -84,6 +90,20 @@ class Engine:
                     found.append((i, decoder.push(scores)))
         found.sort(key=lambda item: item[0])
         return self._choice.of(self._signed(event) for _, events in found for event in events)
+
+    def _suits(self, window: Window) -> bool:
+        """Whether the model can judge this hand; told once for each device and lack."""
+        metadata = self.bundle.metadata
+        missing = [lack for lack in window.lacks if lack in metadata.needs]
+        for lack in missing:
+            self.counts[f"windows_lacking_{lack}"] += 1
+            if (window.device, lack) not in self._told:
+                self._told.add((window.device, lack))
+                self.notices.append(
+                    f"{window.device}: model {metadata.name!r} needs {LACKS[lack]}, which this "
+                    "source does not give; its hands are not recognised"
+                )
+        return not missing
 
     def _count_lost(self, windows: Sequence[Window]) -> None:
         for window in windows:

@@ -10,6 +10,8 @@ from typing import Any, Final, Literal
 
 import msgspec
 
+from ..skeleton import Lack
+
 FORMAT: Final = 1
 
 
@@ -78,6 +80,8 @@ class Metadata(msgspec.Struct, omit_defaults=False, forbid_unknown_fields=False)
     training: dict[str, Any] = {}
     scores: dict[str, Any] = {}
     version: str = "1"
+    #: What the model cannot do without; a hand that lacks it is refused (``skeleton.Lack``).
+    needs: list[Lack] = msgspec.field(default_factory=lambda: ["depth", "fingers"])
 
 
 #: Words in a gesture's name that a mirror exchanges.

@@ -1,0 +1,58 @@
+"""What a source cannot see travels with its hands, and a model that needs it refuses them."""
+
+from __future__ import annotations
+
+import pytest
+
+from hgr_stream.messages import Frame, Hand, Window, decode, encode, joint_bytes
+from hgr_stream.pipeline import Pipeline
+from hgr_stream.recognition.bundle import load
+from hgr_stream.segmentation import Segmenter, WindowSpec
+from hgr_stream.skeleton import Lack
+from tests.hands import MS, frame, hand_joints
+from tests.models import save_palm_model
+
+
+def stroke(device: str, lacks: list[Lack]) -> list[Frame]:
+    """Still, a stroke to the right, still: 25 Hz."""
+    positions = [0.0] * 10 + [0.06 * i for i in range(8)] + [0.42] * 20
+    return [
+        frame(
+            i,
+            i * 40 * MS,
+            [Hand(1, "right", joint_bytes(hand_joints(x)), lacks=lacks)],
+            device=device,
+        )
+        for i, x in enumerate(positions)
+    ]
+
+
+def test_what_is_lacking_goes_from_frame_to_window() -> None:
+    segmenter = Segmenter(WindowSpec(25.0, 1, 1))
+    first = decode(Frame, encode(stroke("cam", ["depth", "tips"])[0]))
+    windows = [w for f in stroke("cam", ["depth", "tips"]) for w in segmenter.push(f)]
+    assert first.hands[0].lacks == ["depth", "tips"]
+    assert windows
+    assert all(decode(Window, encode(w)).lacks == ["depth", "tips"] for w in windows)
+
+
+@pytest.mark.parametrize(("lacks", "told"), [(["depth"], "needs depth"), (["tips"], "")])
+def test_a_model_refuses_what_lacks_its_need_by_name_and_no_other(tmp_path, lacks, told) -> None:
+    """Two devices side by side: only the one that lacks something is refused."""
+    pipeline = Pipeline(load(str(save_palm_model(tmp_path / "palm.pt"))))
+    events = [
+        event
+        for flat, deep in zip(stroke("cam", lacks), stroke("leap", []), strict=True)
+        for event in [*pipeline.push(flat), *pipeline.push(deep)]
+    ]
+    events += pipeline.finish()
+    devices = {event.device for event in events if event.kind == "confirmed"}
+    assert devices == ({"leap"} if told else {"leap", "cam"})
+    if told:
+        assert len(pipeline.engine.notices) == 1
+        assert "cam" in pipeline.engine.notices[0]
+        assert "'palm'" in pipeline.engine.notices[0]
+        assert told in pipeline.engine.notices[0]
+        assert pipeline.counts["windows_lacking_depth"] == 38
+    else:
+        assert not pipeline.engine.notices
