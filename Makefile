@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
+RUNS   := $(VENV)/.runs
 READY  := $(VENV)/.ready
 
 .PHONY: demo test lint bench clean help
@@ -14,7 +15,7 @@ help:
 	@echo "make bench   every benchmark of tools/bench (minutes; leave the machine alone meanwhile)"
 
 # DEMO_ARGS="--gestures LEFT --gestures OK" makes it shorter; `hgr demo --help` tells the rest.
-demo: $(READY)
+demo: $(RUNS)
 	$(BIN)/hgr demo $(DEMO_ARGS)
 
 test: $(READY)
@@ -30,11 +31,18 @@ bench: $(READY)
 		$(BIN)/python tools/bench/$$name.py || exit 1; \
 	done
 
-# An editable install with all extras, at the pinned versions; again when these files change.
-$(READY): pyproject.toml tools/constraints.txt
+# Editable installs at the pinned versions, made again when these files change. The demo needs the
+# daemon alone; the tests need every device's library.
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c tools/constraints.txt
+
+$(RUNS): pyproject.toml tools/constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "hgr-stream needs Python 3.11 or later; set PYTHON=")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c tools/constraints.txt -e '.[dev]'
+	$(PIP) -e '.[inference]'
+	@touch $@
+
+$(READY): $(RUNS)
+	$(PIP) -e '.[dev]'
 	@touch $@
 
 clean:

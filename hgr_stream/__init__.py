@@ -11,6 +11,16 @@ from __future__ import annotations
 
 from .client import subscribe, subscribe_async
 from .messages import Event, Frame, Hand
+from .publish import Publisher, TrackedHand
 
 __version__ = "0.1.0"
-__all__ = ["Event", "Frame", "Hand", "__version__", "subscribe", "subscribe_async"]
+__all__ = [
+    "Event",
+    "Frame",
+    "Hand",
+    "Publisher",
+    "TrackedHand",
+    "__version__",
+    "subscribe",
+    "subscribe_async",
+]

@@ -20,6 +20,8 @@ from msgspec import Meta
 
 DEFAULT_PORT: Final = 6450
 DEFAULT_ENDPOINT: Final = f"tcp://127.0.0.1:{DEFAULT_PORT}"
+#: Addresses that only this machine reaches, as a regular expression.
+LOOPBACK: Final = r"127\.\d{1,3}\.\d{1,3}\.\d{1,3}"
 T = TypeVar("T")
 
 ENDPOINT_VARIABLE: Final = "HGR_ENDPOINT"
@@ -75,7 +77,7 @@ class Gateway(_Table):
 
     def __post_init__(self) -> None:
         # The public socket is not encrypted: it must not be reachable from another machine.
-        if not re.fullmatch(r"127\.\d{1,3}\.\d{1,3}\.\d{1,3}", self.host):
+        if not re.fullmatch(LOOPBACK, self.host):
             raise ValueError(
                 f"host {self.host!r} is not on loopback; the socket is not encrypted, "
                 "so only 127.0.0.1 and its like are allowed"

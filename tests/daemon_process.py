@@ -95,6 +95,9 @@ class Daemon:
         own = psutil.Process(self.process.pid)
         return [own, *own.children(recursive=True)]
 
+    def close(self) -> None:
+        self.stop()
+
     def stop(self, sig: int = signal.SIGINT) -> float:
         """Seconds that the end took."""
         if self.process is None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hgr_drivers.base import HandSample, Performed, Sample
-from hgr_drivers.runner import Backoff, IdleThinner, Publisher
+from hgr_drivers.runner import Backoff, IdleThinner, Stamper
 
 from tests.daemon_process import Daemon, wait_until
 from tests.hands import MS, frame, hand_joints
@@ -16,10 +16,10 @@ from tests.models import save_palm_model
 
 
 def test_samples_become_numbered_stamped_frames() -> None:
-    publisher = Publisher("leap", "boot", lossless=False)
+    stamper = Stamper("leap", "boot", lossless=False)
     hand = HandSample(5, "left", hand_joints(side="left"), 0.7)
     frames = [
-        publisher.frame(Sample(i * 10 * MS, [hand], index=100 + i), i * 10 * MS + 2 * MS, 7)
+        stamper.frame(Sample(i * 10 * MS, [hand], index=100 + i), i * 10 * MS + 2 * MS, 7)
         for i in range(5)
     ]
     assert [f.seq for f in frames] == [0, 1, 2, 3, 4]
@@ -33,21 +33,21 @@ def test_samples_become_numbered_stamped_frames() -> None:
 
 
 def test_what_a_source_performed_is_told_in_stream_time() -> None:
-    publisher = Publisher("synthetic", "boot", lossless=False)
+    stamper = Stamper("synthetic", "boot", lossless=False)
     sample = Sample(1000 * MS, [], performed=[Performed(1, "TAP", 400 * MS, 900 * MS)])
-    published = publisher.frame(sample, 5000 * MS, 0)
-    truth = publisher.truths(sample, published)[0]
+    published = stamper.frame(sample, 5000 * MS, 0)
+    truth = stamper.truths(sample, published)[0]
     assert (truth.label, truth.onset_ns // MS, truth.offset_ns // MS) == ("TAP", 4400, 4900)
 
 
 def test_a_replayed_frame_keeps_its_stream_time_and_gets_a_new_publisher() -> None:
-    publisher = Publisher("replay", "new", lossless=True)
+    stamper = Stamper("replay", "new", lossless=True)
     recorded = frame(17, 123 * MS, hand_joints(), device="leap", boot_id="old")
-    out = publisher.frame(Sample(None, [], frame=recorded), 999 * MS, 5)
+    out = stamper.frame(Sample(None, [], frame=recorded), 999 * MS, 5)
     assert (out.boot_id, out.seq, out.time_ns, out.host_ns) == ("new", 0, 123 * MS, 999 * MS)
     assert (out.device, out.index, out.lossless) == ("leap", recorded.index, True)
     assert out.hands == recorded.hands
-    end = publisher.ends(1000 * MS, 6)
+    end = stamper.ends(1000 * MS, 6)
     assert [(f.device, f.seq, f.end) for f in end] == [("leap", 1, True)]
 
 

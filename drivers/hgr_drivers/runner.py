@@ -72,7 +72,7 @@ class IdleThinner:
         return True
 
 
-class Publisher:
+class Stamper:
     """Samples to frames: the pure part. Adds what a driver does not: ids, numbers, stream time."""
 
     def __init__(self, device: str, boot_id: str, *, lossless: bool) -> None:
@@ -171,7 +171,7 @@ class Runner(Shell):
         super().__init__(f"driver.{device}", run_dir)
         self.driver = driver
         driver.taken = frozenset(self.info.devices) - {device}
-        self.publisher = Publisher(device, self.boot_id, lossless=driver.lossless)
+        self.stamper = Stamper(device, self.boot_id, lossless=driver.lossless)
         self.outlet = Outlet(self.context, self.info.sockets, "frames", self.stopping)
         self.backoff = Backoff()
         self.thinner = IdleThinner()
@@ -244,15 +244,15 @@ class Runner(Shell):
         if self.thinner.skips(sample, now_ns):
             self.counts["idle_not_sent"] += 1
             return
-        frame = self.publisher.frame(sample, now_ns, time.time_ns())
-        truths = self.publisher.truths(sample, frame)
+        frame = self.stamper.frame(sample, now_ns, time.time_ns())
+        truths = self.stamper.truths(sample, frame)
         self.outlet.send(topics.of(frame), encode(frame), lossless=frame.lossless)
         for truth in truths:
             self.outlet.tell(topics.of(truth), encode(truth), lossless=frame.lossless)
         self.counts["frames"] += 1
 
     def _end(self) -> None:
-        for frame in self.publisher.ends(time.monotonic_ns(), time.time_ns()):
+        for frame in self.stamper.ends(time.monotonic_ns(), time.time_ns()):
             self.outlet.send(topics.of(frame), encode(frame), lossless=True)
         self.ended = True
         self.stop()
@@ -260,7 +260,7 @@ class Runner(Shell):
     def beat(self) -> None:
         own = {"frames", "idle_not_sent", "reconnects", "silent", "status_dropped"}
         kept = {name: n for name, n in self.counts.items() if name in own}
-        clock = self.publisher.clock
+        clock = self.stamper.clock
         self.counts.clear()
         self.counts.update({**self.driver.counts(), **self.outlet.counts, **kept})
         self.counts["clock_jumps"], self.counts["clock_repeats"] = clock.jumps, clock.repeats

@@ -225,7 +225,7 @@ def judge(hands: int, seen: Seen, cpu: dict[str, float]) -> Trial:
 
 def driver_alone(hands: int, seconds: float = 1.5) -> float:
     """Frames a second of the driver and its publisher, encoded and given to nobody."""
-    from hgr_drivers.runner import Publisher
+    from hgr_drivers.runner import Stamper
     from hgr_drivers.synthetic import SyntheticDriver
     from hgr_drivers.synthetic.driver import SyntheticOptions
 
@@ -234,12 +234,12 @@ def driver_alone(hands: int, seconds: float = 1.5) -> float:
     options = SyntheticOptions(fps=FPS, hands=min(hands, MOST_PER_DEVICE), pause_s=PAUSE_S)
     driver = SyntheticDriver(options, clock=lambda: 1 << 60, sleep=lambda _: None)
     driver.open()
-    publisher = Publisher("synthetic", "bench", lossless=False)
+    stamper = Stamper("synthetic", "bench", lossless=False)
     n, began_s = 0, time.perf_counter()
     while time.perf_counter() < began_s + seconds:
         sample = driver.read(1e9)
         if sample is not None:
-            encode(publisher.frame(sample, time.monotonic_ns(), time.time_ns()))
+            encode(stamper.frame(sample, time.monotonic_ns(), time.time_ns()))
             n += 1
     return n / (time.perf_counter() - began_s)
 

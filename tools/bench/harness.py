@@ -331,7 +331,7 @@ def end(popen: subprocess.Popen[bytes]) -> None:
 
 def synthetic_frames(seconds: float, **options: Any) -> list[Any]:
     """Frames as the synthetic device's process publishes them, without waiting for its clock."""
-    from hgr_drivers.runner import Publisher
+    from hgr_drivers.runner import Stamper
     from hgr_drivers.synthetic import SyntheticDriver
     from hgr_drivers.synthetic.driver import SyntheticOptions
 
@@ -339,14 +339,14 @@ def synthetic_frames(seconds: float, **options: Any) -> list[Any]:
         SyntheticOptions(**{"fps": FPS, **options}), clock=lambda: 0, sleep=lambda _: None
     )
     driver.open()
-    publisher = Publisher("synthetic", "bench", lossless=True)
+    stamper = Stamper("synthetic", "bench", lossless=True)
     frames: list[Any] = []
     wall_ns = time.time_ns()
     while len(frames) < seconds * FPS:
         sample = driver.read(1e9)
         if sample is not None and sample.device_ns is not None:
             now_ns = 1_000_000_000 + sample.device_ns
-            frames.append(publisher.frame(sample, now_ns, wall_ns + sample.device_ns))
+            frames.append(stamper.frame(sample, now_ns, wall_ns + sample.device_ns))
     return frames
 
 

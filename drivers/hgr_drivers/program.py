@@ -1,0 +1,126 @@
+"""Hands that somebody's own program publishes, in any language.
+
+``hgr_stream.publish`` has the wire and a publisher in Python; this is the other end: a bound PULL
+socket on loopback. One program a device: two on one endpoint are told of, since their hands mix.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from typing import Annotated, ClassVar
+
+import zmq
+from msgspec import Meta
+
+from hgr_stream.config import LOOPBACK
+from hgr_stream.messages import MAX_MESSAGE_BYTES, MessageError
+from hgr_stream.publish import (
+    DEFAULT_PROGRAM_ENDPOINT,
+    QUEUE,
+    ProgramFrame,
+    decode_program_frame,
+)
+from hgr_stream.stream.bus import BusError, alive, bind
+
+from .base import DeviceError, Driver, HandSample, Options, Sample
+
+log = logging.getLogger(__name__)
+
+#: The socket is not encrypted: nobody else's machine may reach it.
+Endpoint = Annotated[str, Meta(pattern=rf"^(tcp://{LOOPBACK}:\d{{1,5}}|ipc://.+)$")]
+
+
+class ProgramOptions(Options):
+    """Keys of a device's table in the config."""
+
+    endpoint: Endpoint = DEFAULT_PROGRAM_ENDPOINT
+
+
+class ProgramDriver(Driver[ProgramOptions]):
+    """Frames of one program, with its own clock and ids."""
+
+    name: ClassVar[str] = "program"
+    Options: ClassVar[type[Options]] = ProgramOptions
+    silence_s: ClassVar[float] = 5.0
+    silence_cure: ClassVar[str] = (
+        "start the program that publishes here (it must send frames without hands too)"
+    )
+
+    def __init__(self, options: ProgramOptions) -> None:
+        super().__init__(options)
+        self._context = zmq.Context()
+        self._socket: zmq.Socket | None = None
+        self._counts: Counter[str] = Counter()
+        self._seen: dict[str, int] = {}  # source -> its last number
+        self._source = ""
+        self._warned: set[str] = set()
+
+    def open(self) -> None:
+        self.close()
+        socket = self._context.socket(zmq.PULL)
+        socket.setsockopt(zmq.RCVHWM, QUEUE)
+        socket.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
+        alive(socket)
+        try:
+            bind(socket, self.options.endpoint, "a program's hands")
+        except BusError as error:
+            socket.close(0)
+            raise DeviceError(str(error), "set another endpoint for this device") from None
+        self._socket = socket
+
+    def read(self, timeout_s: float) -> Sample | None:
+        socket = self._socket
+        if socket is None:
+            raise DeviceError("the program driver is not open")
+        if not socket.poll(round(timeout_s * 1000)):
+            return None
+        parts = socket.recv_multipart()
+        try:
+            if len(parts) != 1:
+                raise MessageError(f"a message of {len(parts)} parts; a frame is one part")
+            return self._sample(decode_program_frame(parts[0]))
+        except MessageError as error:
+            self._complain("message_malformed", str(error))
+            return None
+
+    def close(self) -> None:
+        if self._socket is not None:
+            self._socket.close(0)
+            self._socket = None
+
+    def counts(self) -> dict[str, int]:
+        """``lost``: gaps in the program's numbers; ``repeated``: frames that came again or late;
+        ``message_malformed``, ``hand_malformed``: refused; ``programs``: how many have been."""
+        return dict(self._counts)
+
+    def _sample(self, frame: ProgramFrame) -> Sample | None:
+        last = self._seen.get(frame.source)
+        if last is None:
+            self._counts["programs"] += 1
+            if len(self._seen) > 64:  # restarts: the oldest will not speak again
+                del self._seen[next(iter(self._seen))]
+            log.info("%s: a program publishes here", self.options.endpoint)
+        elif frame.seq <= last:
+            self._counts["repeated"] += 1
+            return None
+        else:
+            self._counts["lost"] += frame.seq - last - 1
+            if frame.source != self._source:
+                self._complain("mixed", "two programs publish to this device; give each its own")
+        self._seen[frame.source], self._source = frame.seq, frame.source
+        hands = []
+        for hand in frame.hands:
+            try:
+                joints = hand.array()
+            except MessageError as error:  # the others of this frame are still good
+                self._complain("hand_malformed", str(error))
+                continue
+            hands.append(HandSample(hand.id, hand.side, joints, hand.confidence, tuple(hand.lacks)))
+        return Sample(frame.time_ns, hands, frame.seq)
+
+    def _complain(self, count: str, text: str) -> None:
+        self._counts[count] += 1
+        if count not in self._warned:  # once for each kind; the counts tell the rest
+            self._warned.add(count)
+            log.warning("%s: %s", self.options.endpoint, text)

@@ -1,0 +1,221 @@
+"""Hands from one's own program: the publisher, its wire, and the driver at the other end."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+import msgpack
+import numpy as np
+import pytest
+import zmq
+from hgr_drivers.base import DeviceError
+from hgr_drivers.program import ProgramDriver, ProgramOptions
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hgr_stream import Publisher, TrackedHand
+from hgr_stream.cli.demo import free_port
+from hgr_stream.client import Stream
+from hgr_stream.config import ConfigError, convert
+from hgr_stream.messages import Frame, MessageError, decode
+from hgr_stream.publish import decode_program_frame
+from hgr_stream.skeleton import MEDIAPIPE_21, OPENXR_26, from_layout
+from tests.daemon_process import Daemon, wait_until
+from tests.hands import hand_joints
+
+JS = Path(__file__).parent / "js"
+
+
+@pytest.fixture
+def driver():
+    made = ProgramDriver(ProgramOptions(endpoint=f"tcp://127.0.0.1:{free_port()}"))
+    made.open()
+    yield made
+    made.close()
+
+
+def first(driver, publish, timeout_s=5.0):
+    """The first sample that ``publish``, called again and again, brings about."""
+    end_s = time.monotonic() + timeout_s
+    while time.monotonic() < end_s:
+        publish()
+        if (sample := driver.read(0.02)) is not None:
+            return sample
+    pytest.fail("nothing came")
+
+
+def test_what_is_published_arrives_as_it_was(driver) -> None:
+    right, left = hand_joints(0.1), hand_joints(-0.1, side="left")
+    with Publisher(driver.options.endpoint) as out:
+        sample = first(
+            driver,
+            lambda: out.send(
+                TrackedHand(right, "right", id=3, confidence=0.5),
+                TrackedHand(left, "left", id=4, lacks=("tips",)),
+                time_ns=12_345,
+            ),
+        )
+    assert sample.device_ns == 12_345
+    a, b = sample.hands
+    assert (a.id, a.side, a.confidence, a.lacks) == (3, "right", 0.5, ())
+    assert (b.id, b.side, b.lacks) == (4, "left", ("tips",))
+    np.testing.assert_array_equal(a.joints, right)
+    np.testing.assert_array_equal(b.joints, left)
+
+
+@pytest.mark.parametrize(("count", "layout"), [(21, MEDIAPIPE_21), (26, OPENXR_26)])
+def test_other_layouts_are_known_by_their_number_of_joints(driver, count, layout) -> None:
+    points = np.random.default_rng(0).normal(0, 0.1, (count, 3)).astype(np.float32)
+    with Publisher(driver.options.endpoint) as out:
+        sample = first(driver, lambda: out.send(TrackedHand(points, "right")))
+    np.testing.assert_array_equal(sample.hands[0].joints, from_layout(points, layout))
+
+
+def test_a_frame_without_hands_is_a_sign_of_life(driver) -> None:
+    with Publisher(driver.options.endpoint) as out:
+        assert first(driver, out.send).hands == []
+
+
+def test_without_a_daemon_frames_are_dropped_and_counted() -> None:
+    with Publisher(f"tcp://127.0.0.1:{free_port()}") as out:
+        began_s = time.monotonic()
+        assert not any(out.send(TrackedHand(hand_joints())) for _ in range(50))
+        assert (out.sent, out.dropped) == (0, 50)
+    assert time.monotonic() - began_s < 2
+
+
+@pytest.mark.parametrize("joints", [np.zeros((20, 3)), np.zeros((22, 2)), [1.0, 2.0]])
+def test_a_hand_of_another_shape_is_refused_where_it_is_made(joints) -> None:
+    with pytest.raises(ValueError, match="a hand is"):
+        TrackedHand(joints)
+
+
+def test_lost_repeated_malformed_and_mixed_messages_are_counted_and_the_rest_is_kept(
+    driver, caplog
+) -> None:
+    socket = zmq.Context.instance().socket(zmq.PUSH)
+    socket.connect(driver.options.endpoint)
+    good = hand_joints().tobytes()
+
+    def frame(seq, hands, source="a"):
+        return msgpack.packb({"source": source, "seq": seq, "time_ns": seq, "hands": hands})
+
+    for message in (
+        frame(0, [{"joints": good, "side": "right"}]),
+        frame(3, [{"joints": good[:-4]}, {"joints": good, "id": 2}]),  # 1 and 2 are lost
+        frame(3, []),
+        b"\xc1 no msgpack",
+        msgpack.packb({"hands": 5}),
+        frame(0, [], source="b"),
+        frame(4, [], source="a"),
+        frame(1, [], source="b"),
+    ):
+        socket.send(message)
+    samples = []
+    wait_until(lambda: samples.append(driver.read(0.05)) or len(samples) >= 9, what="all messages")
+    socket.close(0)
+    seen = [s for s in samples if s is not None]
+    assert [len(s.hands) for s in seen] == [1, 1, 0, 0, 0]
+    assert seen[1].hands[0].id == 2
+    counts = driver.counts()
+    assert counts["lost"] == 2
+    assert counts["repeated"] == 1
+    assert counts["message_malformed"] == 2
+    assert counts["hand_malformed"] == 1
+    assert counts["programs"] == 2
+    assert counts["mixed"] == 2
+    told = [r.message for r in caplog.records if r.levelname == "WARNING"]
+    assert len(told) == 3  # once for each kind
+    assert any("two programs" in text for text in told)
+
+
+def test_a_busy_endpoint_is_named(driver) -> None:
+    with pytest.raises(DeviceError, match="in use") as caught:
+        ProgramDriver(driver.options).open()
+    assert "another endpoint" in caught.value.cure
+
+
+@pytest.mark.parametrize("endpoint", ["tcp://0.0.0.0:6460", "tcp://192.168.1.5:6460", "udp://x"])
+def test_only_loopback_is_listened_on(endpoint) -> None:
+    with pytest.raises(ConfigError, match="endpoint"):
+        convert({"endpoint": endpoint}, ProgramOptions, "[devices.program]")
+
+
+@given(
+    st.one_of(
+        st.binary(max_size=400),
+        st.recursive(
+            st.none() | st.booleans() | st.floats() | st.integers(-(2**63), 2**64 - 1) | st.text(),
+            lambda inner: (
+                st.lists(inner, max_size=4)
+                | st.dictionaries(
+                    st.sampled_from(
+                        ["hands", "joints", "side", "seq", "source", "layout", "id", "x"]
+                    ),
+                    inner,
+                    max_size=6,
+                )
+            ),
+            max_leaves=20,
+        ).map(msgpack.packb),
+    )
+)
+def test_any_bytes_give_a_frame_or_the_one_error(data) -> None:
+    with contextlib.suppress(MessageError):
+        for hand in decode_program_frame(data).hands:
+            assert hand.array().shape == (22, 3)
+
+
+def test_absurd_numbers_are_the_segmenters_to_refuse() -> None:
+    data = msgpack.packb({"hands": [{"joints": [1e300] * 66}]})
+    assert np.isinf(decode_program_frame(data).hands[0].array()[0, 0])
+
+
+@pytest.fixture(scope="module")
+def node() -> str:
+    found = shutil.which("node")
+    if found is None:
+        pytest.skip("node is not installed")
+    if not (JS / "node_modules").is_dir():
+        npm = shutil.which("npm")
+        if npm is None:
+            pytest.skip("npm is not installed")
+        done = subprocess.run(
+            [npm, "ci", "--ignore-scripts"], cwd=JS, capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            pytest.skip(f"npm ci: {done.stderr.strip()[-200:]}")
+    return found
+
+
+def test_a_program_in_javascript_is_a_device_of_the_daemon(tmp_path, node) -> None:
+    port = free_port()
+    config = f'[devices.js]\ndriver = "program"\nendpoint = "tcp://127.0.0.1:{port}"\n'
+    with (
+        contextlib.closing(Daemon(tmp_path, config)) as daemon,
+        Stream(("frame/",), daemon.endpoint) as stream,
+    ):
+        program = subprocess.Popen(
+            [node, "publish.mjs", f"tcp://127.0.0.1:{port}", "150", "5000"], cwd=JS
+        )
+        frames = []
+        end_s = time.monotonic() + 30
+        while len(frames) < 100 and time.monotonic() < end_s:
+            received = next(stream)
+            if received is not None:
+                frames.append(decode(Frame, received.payload))
+        assert program.wait(10) == 0
+        counts = daemon.status()["driver.js"].counts
+    frames = [f for f in frames if f.hands]
+    assert len(frames) >= 99
+    assert {f.device for f in frames} == {"js"}
+    xs = np.array([f.hands[0].array()[0, 0] for f in frames])
+    np.testing.assert_allclose(xs, 0.2 * np.sin([f.index / 30 for f in frames]), atol=1e-6)
+    steps = np.diff([f.device_ns for f in frames])
+    assert (steps == 10_000_000).all()
+    assert counts.get("lost", 0) == 0
+    assert counts.get("message_malformed", 0) == 0
