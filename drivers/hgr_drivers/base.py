@@ -22,12 +22,16 @@ from hgr_stream.skeleton import Float32, Lack, Side
 class DeviceError(Exception):
     """The device cannot be used now; ``cure`` is what the user can do about it, in one line.
 
-    ``fatal``: trying again cannot help (a wrong file, a missing package)."""
+    ``fatal``: trying again cannot help (a wrong file, a missing package).
+    ``waiting``: nothing is wrong on this side, but nobody sends; the driver stays open."""
 
-    def __init__(self, message: str, cure: str = "", *, fatal: bool = False) -> None:
+    def __init__(
+        self, message: str, cure: str = "", *, fatal: bool = False, waiting: bool = False
+    ) -> None:
         super().__init__(message)
         self.cure = cure
         self.fatal = fatal
+        self.waiting = waiting
 
 
 class EndOfStream(Exception):  # noqa: N818 - not an error: a recording or a performance is over
@@ -88,8 +92,10 @@ class Driver(ABC, Generic[O]):
 
     name: ClassVar[str]
     Options: ClassVar[type[Options]] = Options
-    #: Samples a second to expect; the runner's watchdog reconnects after ``silence_s`` without.
+    #: The runner's watchdog tells of it, and reconnects, after ``silence_s`` without a sample.
     silence_s: ClassVar[float] = 2.0
+    #: Others connect to this driver or send to it: in a silence it stays open and listens.
+    listens: ClassVar[bool] = False
     silence_cure: ClassVar[str] = ""  #: what a person can do about that silence
     #: The source waits for the pipeline instead of losing frames (replay).
     lossless: ClassVar[bool] = False

@@ -59,7 +59,7 @@ _GOING_AWAY, _NOT_UTF8, _TOO_BIG = 1001, 1007, 1009
 
 #: A head-mounted sensor's axes (y away from the face, z down) in canonical ones, as LeapJS's
 #: transform plugin has it: (x, y, z) -> (-x, -z, -y). Not tried on a device.
-_HMD_AXES: Final = np.array([[-1, 0, 0], [0, 0, -1], [0, -1, 0]], dtype=np.float32)
+HMD_AXES: Final = np.array([[-1, 0, 0], [0, 0, -1], [0, -1, 0]], dtype=np.float32)
 
 _START = "start the Leap service (leapd, or UltraleapTrackingWebSocket for Gemini and later)"
 _UPDATE = "update the Leap Motion software to 2.0 or later, or use UltraleapTrackingWebSocket"
@@ -325,7 +325,7 @@ class LeapDriver(Driver[LeapOptions]):
         return Sample(frame.device_ns, [self._hand(hand) for hand in frame.hands], frame.index)
 
     def _hand(self, hand: LeapHand) -> HandSample:
-        joints = hand.joints @ _HMD_AXES.T if self.options.optimize_hmd else hand.joints
+        joints = hand.joints @ HMD_AXES.T if self.options.optimize_hmd else hand.joints
         return HandSample(hand.id, hand.side, joints, hand.confidence)
 
 

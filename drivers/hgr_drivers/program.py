@@ -42,7 +42,7 @@ class ProgramDriver(Driver[ProgramOptions]):
 
     name: ClassVar[str] = "program"
     Options: ClassVar[type[Options]] = ProgramOptions
-    silence_s: ClassVar[float] = 5.0
+    listens: ClassVar[bool] = True
     silence_cure: ClassVar[str] = (
         "start the program that publishes here (it must send frames without hands too)"
     )

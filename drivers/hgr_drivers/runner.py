@@ -179,7 +179,8 @@ class Runner(Shell):
         self.is_open = False
         self.ended = False
         self._retry_s = 0.0
-        self._heard_s = 0.0
+        self._heard_s = 0.0  # the last sample, opening or complaint
+        self._sample_s = 0.0
         self._beaten = (0.0, 0)
         self._last_error = ""
         self.outlet.wait_for_tap(TAP_WAIT_S)
@@ -202,9 +203,10 @@ class Runner(Shell):
             if sample is not None:
                 self._publish(sample)
             elif time.monotonic() - self._heard_s > self.driver.silence_s:
+                driver = self.driver
+                silence = f"no frame for {driver.silence_s:g} s"
+                self._failed(DeviceError(silence, driver.silence_cure, waiting=driver.listens))
                 self.counts["silent"] += 1
-                silence = f"no frame for {self.driver.silence_s:g} s"
-                self._failed(DeviceError(silence, self.driver.silence_cure))
 
     def _open(self) -> None:
         try:
@@ -218,23 +220,30 @@ class Runner(Shell):
 
     def _failed(self, error: DeviceError) -> None:
         """Tell once, close, and try again later; or end, when that cannot help."""
-        self.driver.close()
-        self.is_open = False
-        wait_s = self.backoff.failed()
-        self._retry_s = time.monotonic() + wait_s
-        self.counts["reconnects"] += 1
+        if error.waiting:
+            self._heard_s = time.monotonic()  # look again after as long a silence
+        else:
+            self.driver.close()
+            self.is_open = False
+            self._retry_s = time.monotonic() + self.backoff.failed()
+            self.counts["reconnects"] += 1
         text = f"{error_line(error)}; {error.cure}" if error.cure else error_line(error)
         if error.fatal:
             self.log.error("%s", text)
             self.exit_code = EXIT_FATAL
             self.stop()
         elif text != self._last_error:
-            self.log.warning("%s (trying again, at most every %g s)", text, self.backoff.most_s)
+            how = (
+                "listening"
+                if error.waiting
+                else f"trying again, at most every {self.backoff.most_s:g} s"
+            )
+            self.log.warning("%s (%s)", text, how)
         self._last_error = text
         self.send_status("degraded", text)
 
     def _publish(self, sample: Sample) -> None:
-        self._heard_s = time.monotonic()
+        self._heard_s = self._sample_s = time.monotonic()
         if self._last_error:
             self.log.info("frames are coming")
             self._last_error = ""
@@ -269,7 +278,7 @@ class Runner(Shell):
         if now_s - then_s >= 0.5:
             self.gauges["rate_hz"] = (frames - then) / (now_s - then_s) if then_s else 0.0
             self._beaten = (now_s, frames)
-        self.gauges["age_s"] = now_s - self._heard_s if self._heard_s else -1.0
+        self.gauges["age_s"] = now_s - self._sample_s if self._sample_s else -1.0
 
     def finish(self) -> None:
         self.driver.close()

@@ -1,0 +1,225 @@
+"""Headsets with OpenXR hands: JSON over a real WebSocket, from real HoloLens recordings."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+
+import numpy as np
+import pytest
+from hgr_drivers.base import DeviceError
+from hgr_drivers.network.headset import (
+    MAX_MESSAGE_BYTES,
+    HeadsetDecoder,
+    HeadsetDriver,
+    HeadsetOptions,
+)
+from hgr_drivers.network.packets import BACKLOG, PacketError
+from hypothesis import given
+from hypothesis import strategies as st
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.sync.client import connect
+
+from hgr_stream.cli.demo import free_port
+from hgr_stream.client import Stream
+from hgr_stream.messages import Frame, decode
+from hgr_stream.skeleton import OPENXR_26, bone_lengths, chirality, from_layout, mirrored
+from tests.daemon_process import Daemon, wait_until
+from tests.hands import hand_joints
+
+
+@pytest.fixture(scope="module")
+def rows(shared_data, tmp_path_factory):
+    """Real HoloLens frames in canonical axes, (T, 26, 3), in OpenXR's order."""
+    import tarfile
+
+    folder = tmp_path_factory.mktemp("shrec22")
+    with tarfile.open(shared_data / "shrec22_online_train.tar.xz") as archive:
+        name = next(n for n in archive.getnames() if n.endswith("/1.txt"))
+        archive.extract(name, folder, filter="data")
+    table = [line.rstrip(";\n").split(";")[2:80] for line in (folder / name).open()]
+    points = np.array(table, dtype=float).reshape(-1, 26, 3) * [1, 1, -1]  # see datasets.shrec22
+    points = points[np.linalg.norm(points[:, 0] - points[:, 7], axis=1) > 0.02]
+    points[:, [0, 1]] = points[:, [1, 0]]  # the file has the wrist first
+    return points
+
+
+def message(points, side="right", time_ms=0.0, webxr=False) -> str:
+    joints = points[1:] if webxr else points
+    return json.dumps(
+        {"time_ms": time_ms, "hands": [{"side": side, "joints": joints.tolist()}], "more": 1}
+    )
+
+
+@pytest.mark.parametrize("webxr", [False, True])
+def test_real_hands_come_back_as_they_were(rows, webxr) -> None:
+    decoder = HeadsetDecoder()
+    for i, points in enumerate(rows[:300]):
+        sample = decoder.push(message(points, time_ms=i * 16.0, webxr=webxr).encode(), "h")
+        hand = sample.hands[0]
+        np.testing.assert_allclose(hand.joints, from_layout(points, OPENXR_26), atol=1e-6)
+        assert sample.device_ns == i * 16_000_000
+        assert (hand.side, hand.lacks) == ("right", ())
+    signs = [
+        float(chirality(decoder.push(message(p).encode(), "h").hands[0].joints)) for p in rows[:300]
+    ]
+    assert np.median(signs) > 0  # a closed fist alone may look like either
+    lengths = bone_lengths(decoder.push(message(rows[0]).encode(), "h").hands[0].joints)
+    assert (lengths > 0.01).all()
+    assert (lengths < 0.13).all()
+
+
+def test_unity_axes_are_turned(rows) -> None:
+    unity = rows[0] * [1, 1, -1]
+    sample = HeadsetDecoder("unity").push(message(unity).encode(), "h")
+    np.testing.assert_allclose(sample.hands[0].joints, from_layout(rows[0], OPENXR_26), atol=1e-6)
+
+
+def openxr(joints) -> np.ndarray:
+    """Canonical (22, 3) -> OpenXR's 26; its metacarpals are not looked at."""
+    out = np.zeros((26, 3))
+    for ours, theirs in enumerate(OPENXR_26):
+        if theirs >= 0:
+            out[theirs] = joints[ours]
+    return out
+
+
+def test_a_bad_hand_costs_itself_alone() -> None:
+    right, left = openxr(hand_joints()), openxr(mirrored(hand_joints()))
+    good = {"side": "right", "joints": right.tolist()}
+    untracked = {"side": "left", "joints": [None, *left[1:].tolist()]}  # only the palm: not needed
+    lost = {"side": "left", "joints": [*left[:-1].tolist(), None]}
+    short = {"side": "left", "joints": left[:20].tolist()}
+    empty = {"side": "left", "joints": np.zeros((26, 3)).tolist()}
+    far = {"side": "left", "joints": (left + 1e6).tolist()}
+    decoder = HeadsetDecoder()
+    sample = decoder.push(
+        json.dumps({"hands": [good, untracked, lost, short, empty, far]}).encode(), "h"
+    )
+    assert [hand.side for hand in sample.hands] == ["right", "left"]
+    assert sample.device_ns is None
+    assert dict(decoder.counts) == {"hand_untracked": 2, "hand_refused": 2}
+
+
+@given(
+    st.one_of(
+        st.binary(max_size=200),
+        st.text(max_size=200),
+        st.recursive(
+            st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=5),
+            lambda inner: (
+                st.lists(inner, max_size=4)
+                | st.dictionaries(
+                    st.sampled_from(["hands", "joints", "side", "time_ms"]), inner, max_size=4
+                )
+            ),
+        ).map(json.dumps),
+        st.integers(1, 60_000).map(lambda n: "[" * n),
+    )
+)
+def test_any_text_gives_a_sample_or_the_one_error(text) -> None:
+    with contextlib.suppress(PacketError):
+        data = text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")
+        for hand in HeadsetDecoder().push(data, "h").hands:
+            assert np.isfinite(hand.joints).all()
+
+
+@pytest.fixture
+def driver():
+    made = HeadsetDriver(HeadsetOptions(port=free_port(), origins=["http://localhost:8080"]))
+    made.open()
+    yield made
+    made.close()
+
+
+def url(driver) -> str:
+    return f"ws://127.0.0.1:{driver.port}"
+
+
+def collect(driver, n, timeout_s=5.0):
+    samples = []
+    end_s = time.monotonic() + timeout_s
+    while len(samples) < n and time.monotonic() < end_s:
+        sample = driver.read(0.05)
+        if sample is not None:
+            samples.append(sample)
+    return samples
+
+
+def test_frames_over_a_websocket_and_a_headset_that_comes_back(driver) -> None:
+    text = message(openxr(hand_joints()))
+    for _ in range(2):
+        with connect(url(driver)) as headset:
+            for _ in range(20):
+                headset.send(text)
+            assert len(collect(driver, 20)) == 20
+    with connect(url(driver)) as old, connect(url(driver)) as new:
+        wait_until(lambda: driver.counts()["connections"] == 4, what="both connections")
+        new.send(text)
+        assert len(collect(driver, 1)) == 1
+        with pytest.raises(ConnectionClosed, match="another headset"):
+            old.recv(timeout=5)
+
+
+def test_malformed_oversized_and_overtaken_are_counted_and_the_next_is_read(driver) -> None:
+    text = message(openxr(hand_joints()))
+    with connect(url(driver)) as headset:
+        headset.send("{}")
+        headset.send("no json")
+        headset.send(text)
+        assert len(collect(driver, 1)) == 1
+        headset.send("x" * (MAX_MESSAGE_BYTES + 1))
+        with pytest.raises(ConnectionClosed):
+            headset.recv(timeout=5)
+    with connect(url(driver)) as headset:
+        for _ in range(BACKLOG + 40):
+            headset.send(text)
+        wait_until(lambda: driver.counts().get("overtaken", 0) == 40, what="40 overtaken")
+        assert len(collect(driver, BACKLOG)) == BACKLOG
+    counts = driver.counts()
+    assert counts["refused_malformed"] == 2
+    assert counts["refused_oversized"] == 1
+
+
+@pytest.mark.parametrize(
+    ("origin", "allowed"),
+    [("http://localhost:8080", True), ("https://evil.example", False), (None, True)],
+)
+def test_web_pages_connect_only_from_the_origins_that_are_allowed(driver, origin, allowed) -> None:
+    if allowed:
+        with connect(url(driver), origin=origin) as page:
+            page.send(message(openxr(hand_joints())))
+            assert len(collect(driver, 1)) == 1
+    else:
+        with pytest.raises(InvalidStatus, match="403"):
+            connect(url(driver), origin=origin)
+
+
+def test_a_busy_port_is_named(driver) -> None:
+    with pytest.raises(DeviceError, match=str(driver.port)) as caught:
+        HeadsetDriver(HeadsetOptions(port=driver.port)).open()
+    assert "set port" in caught.value.cure
+
+
+def test_a_silent_headset_is_told_of_and_its_port_stays_open(tmp_path, monkeypatch) -> None:
+    port = free_port()
+    config = f'[devices.visor]\ndriver = "headset"\nport = {port}\n'
+    with (
+        contextlib.closing(Daemon(tmp_path, config)) as daemon,
+        Stream(("frame/",), daemon.endpoint) as stream,
+    ):
+        stage = "driver.visor"
+        wait_until(lambda: daemon.status()[stage].state == "degraded", what="the complaint")
+        assert "start the headset's app" in daemon.status()[stage].message
+        with connect(f"ws://127.0.0.1:{port}") as headset:
+            end_s = time.monotonic() + 10
+            received = None
+            while received is None and time.monotonic() < end_s:
+                headset.send(message(openxr(hand_joints())))
+                received = next(stream)
+        assert received is not None
+        frame = decode(Frame, received.payload)
+        assert (frame.device, frame.hands[0].side) == ("visor", "right")
+        wait_until(lambda: daemon.status()[stage].state == "up", what="its recovery")
+        assert daemon.count(stage, "reconnects") == 0
