@@ -58,6 +58,8 @@ def test_devices_lists_every_driver() -> None:
     rows = {row["driver"]: row for row in map(json.loads, done.stdout.splitlines())}
     assert {"leap", "replay", "synthetic"} <= set(rows)
     assert rows["synthetic"]["found"][0]["id"] == "synthetic"
+    assert all(row["about"] for row in rows.values())
+    assert "leapc-python-bindings" in rows["leapc"]["problem"]  # what is missing, with its cure
 
 
 @pytest.mark.parametrize(

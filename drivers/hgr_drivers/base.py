@@ -11,6 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import ClassVar, Generic, TypeVar
 
 import msgspec
@@ -78,6 +79,7 @@ class Found:
     id: str
     description: str
     options: dict[str, object] = field(default_factory=dict)
+    rate_hz: float | None = None  #: frames a second that it gives, where it can be known unopened
 
 
 class Options(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -91,6 +93,9 @@ class Driver(ABC, Generic[O]):
     """A source of hand samples. Used from one thread, in the order open, read..., close."""
 
     name: ClassVar[str]
+    about: ClassVar[str] = ""  #: what it is the driver of, in a few words for a person
+    packages: ClassVar[tuple[str, ...]] = ()  #: modules that it imports when it opens
+    extra: ClassVar[str] = ""  #: the extra of hgr-stream that brings them
     Options: ClassVar[type[Options]] = Options
     #: The runner's watchdog tells of it, and reconnects, after ``silence_s`` without a sample.
     silence_s: ClassVar[float] = 2.0
@@ -123,6 +128,15 @@ class Driver(ABC, Generic[O]):
     def counts(self) -> dict[str, int]:
         """What the driver refused or lost on its own side, by name; shown in its status."""
         return {}
+
+    @classmethod
+    def missing(cls) -> str:
+        """What this machine lacks to use the driver, with the cure; empty: nothing."""
+        absent = [name for name in cls.packages if find_spec(name) is None]
+        if not absent:
+            return ""
+        cure = f"pip install 'hgr-stream[{cls.extra}]'" if cls.extra else f"install {absent[0]}"
+        return f"needs {', '.join(absent)}: {cure}"
 
     @classmethod
     def find(cls) -> list[Found]:

@@ -79,6 +79,9 @@ class LeapDriver(Driver[LeapOptions]):
     """Hands of one Leap service: both, with the service's own ids, clock and frame numbers."""
 
     name: ClassVar[str] = "leap"
+    about: ClassVar[str] = "Leap Motion and Ultraleap by WebSocket"
+    packages: ClassVar[tuple[str, ...]] = ("websockets",)
+    extra: ClassVar[str] = "leap"
     Options: ClassVar[type[Options]] = LeapOptions
     silence_s: ClassVar[float] = 2.0
 

@@ -52,6 +52,7 @@ class LeapCDriver(Driver[LeapCOptions]):
     """Hands of one service, or of one of its sensors."""
 
     name: ClassVar[str] = "leapc"
+    about: ClassVar[str] = "Ultraleap by its own library (Gemini, Hyperion)"
     Options: ClassVar[type[Options]] = LeapCOptions
     silence_cure: ClassVar[str] = (
         "the service runs but sends nothing: plug the sensor in, or restart the service"
@@ -134,6 +135,14 @@ class LeapCDriver(Driver[LeapCOptions]):
         """``lost`` by the service's frame numbers, ``overtaken`` (came faster than they were
         read), ``malformed`` and ``dropped_by_service``."""
         return dict(self._counts)
+
+    @classmethod
+    def missing(cls) -> str:
+        try:
+            _binding()
+        except DeviceError as error:
+            return f"{error}: {error.cure}"
+        return ""
 
     @classmethod
     def find(cls) -> list[Found]:

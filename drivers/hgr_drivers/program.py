@@ -41,6 +41,7 @@ class ProgramDriver(Driver[ProgramOptions]):
     """Frames of one program, with its own clock and ids."""
 
     name: ClassVar[str] = "program"
+    about: ClassVar[str] = "your own program, in any language"
     Options: ClassVar[type[Options]] = ProgramOptions
     listens: ClassVar[bool] = True
     silence_cure: ClassVar[str] = (

@@ -45,6 +45,7 @@ class ReplayDriver(Driver[ReplayOptions]):
     """Plays one file; loses nothing, however slow the pipeline is."""
 
     name = "replay"
+    about: ClassVar[str] = "a recording"
     Options: ClassVar[type[Options]] = ReplayOptions
     lossless = True
     #: A recording may pause for as long as it likes.

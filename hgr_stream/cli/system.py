@@ -7,6 +7,7 @@ import json
 import platform
 import socket
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
@@ -16,34 +17,73 @@ from .. import __version__
 from ..client import ClientError, ping
 from ..config import DEFAULT_PORT, default_endpoint, default_run_dir
 
+#: A library that hangs while it looks for its devices must not hide the others'.
+FIND_S = 8.0
+
 
 @click.command(epilog="\b\nExamples:\n  hgr devices\n  hgr devices --json\n")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a driver.")
 def devices(as_json: bool) -> None:
-    """Drivers, and the devices that each can see now.
+    """Drivers, the devices that each can see now, and what is missing to use the rest.
 
-    A driver whose package or library is missing is named with its cure.
+    Programs, suits and headsets that send to this machine cannot be seen before they do.
     """
+    import threading
+
+    from hgr_drivers import registry
+
+    rows: dict[str, dict[str, object]] = {}
+    threads = []
+    for name in sorted(registry.available()):
+        rows[name] = {
+            "driver": name,
+            "about": "",
+            "found": [],
+            "problem": f"no answer within {FIND_S:g} s",
+        }
+        # Daemon threads: one that hangs in a library is left behind.
+        threads.append(threading.Thread(target=_look, args=(name, rows), daemon=True))
+        threads[-1].start()
+    end_s = time.monotonic() + FIND_S
+    for thread in threads:
+        thread.join(max(0.0, end_s - time.monotonic()))
+    for row in list(rows.values()):
+        if as_json:
+            click.echo(json.dumps(row))
+        else:
+            _show(row)
+
+
+def _look(name: str, rows: dict[str, dict[str, object]]) -> None:
+    """What one driver sees or misses."""
     from hgr_drivers import registry
     from hgr_drivers.base import DeviceError
 
-    for name in sorted(registry.available()):
-        found: list[dict[str, object]] = []
-        problem = ""
-        try:
-            found = [asdict(one) for one in registry.load(name).find()]
-        except DeviceError as error:
-            problem = f"{error}; {error.cure}" if error.cure else str(error)
-        except Exception as error:  # a foreign driver must not hide the others
-            problem = f"{type(error).__name__}: {error}"
-        if as_json:
-            click.echo(json.dumps({"driver": name, "found": found, "problem": problem}))
-            continue
-        click.echo(f"{name}:" + ("" if found or problem else " none seen"))
-        for one in found:
-            click.echo(f"  {one['id']}  {one['description']}")
-        if problem:
-            click.echo(f"  {problem}")
+    about, problem = "", ""
+    found: list[dict[str, object]] = []
+    try:
+        driver = registry.load(name)
+        about, problem = driver.about, driver.missing()
+        if not problem:
+            found = [asdict(one) for one in driver.find()]
+    except DeviceError as error:
+        problem = f"{error}; {error.cure}" if error.cure else str(error)
+    except Exception as error:  # a foreign driver must not hide the others
+        problem = f"{type(error).__name__}: {error}"
+    rows[name] = {"driver": name, "about": about, "found": found, "problem": problem}
+
+
+def _show(row: dict[str, object]) -> None:
+    found = row["found"]
+    assert isinstance(found, list)
+    name = click.style(f"{row['driver']:10}", bold=True)
+    state = f"{len(found)} seen" if found else "missing" if row["problem"] else "none seen"
+    click.echo(f"{name} {state:10} {row['about']}")
+    for one in found:
+        rate = f"  {one['rate_hz']:g} Hz" if one["rate_hz"] else ""
+        click.echo(f"           {one['id']}  {one['description']}{rate}")
+    if row["problem"]:
+        click.echo(f"           {row['problem']}")
 
 
 @dataclass

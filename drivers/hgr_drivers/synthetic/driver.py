@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Final, Literal
+from typing import Annotated, ClassVar, Final, Literal
 
 import numpy as np
 from msgspec import Meta
@@ -77,6 +77,7 @@ class SyntheticDriver(Driver[SyntheticOptions]):
     """
 
     name = "synthetic"
+    about: ClassVar[str] = "the built-in synthetic hand"
     Options = SyntheticOptions
 
     def __init__(
