@@ -102,8 +102,8 @@ class Driver(ABC, Generic[O]):
     #: Others connect to this driver or send to it: in a silence it stays open and listens.
     listens: ClassVar[bool] = False
     silence_cure: ClassVar[str] = ""  #: what a person can do about that silence
-    #: The source waits for the pipeline instead of losing frames (replay).
-    lossless: ClassVar[bool] = False
+    #: The source waits for the pipeline instead of losing frames (a file, a replay).
+    lossless: bool = False
 
     #: The daemon's devices, set by the runner: names that a replay must not speak under.
     taken: frozenset[str] = frozenset()

@@ -163,6 +163,16 @@ def _port() -> Finding:
     return Finding("daemon", f"not running; port {DEFAULT_PORT} is free", True)
 
 
+def _realsense() -> list[Finding]:
+    """What a RealSense needs besides its package."""
+    from hgr_drivers import realsense
+
+    return [
+        Finding(what, "found" if ok else "missing", ok, cure, needed=False)
+        for what, ok, cure in realsense.checks()
+    ]
+
+
 #: What is looked at, in this order.
 CHECKS: tuple[Callable[[], Finding], ...] = (
     _python,
@@ -193,7 +203,11 @@ def doctor(as_json: bool) -> None:
 
     Exit code 0 when everything that any part needs is there, 1 when something necessary is not.
     """
-    findings = [Finding("hgr-stream", __version__, True), *(check() for check in CHECKS)]
+    findings = [
+        Finding("hgr-stream", __version__, True),
+        *(check() for check in CHECKS),
+        *_realsense(),
+    ]
     if as_json:
         click.echo(json.dumps([asdict(f) for f in findings]))
     else:
