@@ -44,7 +44,7 @@ class _Table(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 class Segmentation(_Table):
     """How hand frames become windows (rate, size and hop come from the model)."""
 
-    max_gap_s: Positive = 0.25  #: longer without the hand: its track ends; shorter: interpolated
+    max_gap_s: Positive = 0.6  #: longer without the hand: its track ends; shorter: interpolated
     max_jump_m: Positive = 0.6  #: a palm that jumps farther in one frame is a glitch
     max_age_s: Positive = 1.0  #: live frames older than this on arrival are dropped, and counted
     max_hands: Annotated[int, Meta(ge=1, le=256)] = 64

@@ -21,7 +21,8 @@ may start later, and it may be started again: sending never waits.
       id         int, the same while the hand is followed (default 1)
       layout     "canonical-22" (default, see ``skeleton.JOINTS``), "mediapipe-21", "openxr-26"
       confidence 0 to 1 (default 1)
-      lacks      array of what you cannot see: "depth", "tips", "thumb_base", "fingers"
+      lacks      array of what you cannot see: "depth" (z is 0), "distance" (told from the
+                 hand's size), "tips", "thumb_base", "fingers"
 
 Metres, right-handed: x to the user's right, y up, z from the sensor towards the user. The palm is
 computed by the stream. Unknown keys are ignored. ``tests/js/publish.mjs`` is a publisher in

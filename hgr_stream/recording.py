@@ -28,6 +28,7 @@ from mcap.exceptions import EndOfFile, McapError
 from mcap.reader import SeekingReader
 from mcap.records import Channel, Chunk, McapRecord, Message, Metadata, Schema
 from mcap.stream_reader import StreamReader, breakup_chunk
+from mcap.summary import Summary
 from mcap.writer import CompressionType
 from mcap.writer import Writer as McapWriter
 from numpy.typing import NDArray
@@ -35,7 +36,7 @@ from numpy.typing import NDArray
 from . import __version__
 from .messages import Event, Frame, M, MessageError, Truth, Window
 from .messages import decode as decode_message
-from .skeleton import BONES, JOINTS, Float32, bone_lengths
+from .skeleton import BONES, JOINTS, Float32, bone_lengths, chirality
 from .stream import topics
 
 _MAGIC: Final = b"\x89MCAP0\r\n"
@@ -43,6 +44,13 @@ _MAGIC: Final = b"\x89MCAP0\r\n"
 _FOOTER: Final = struct.Struct("<QQI8s")
 _METADATA: Final = "hgr"
 _ENCODING: Final = "msgpack"
+#: A chunk record's head: opcode, length, start and end time, unpacked size, checksum, and the
+#: length of its compression's name.
+_CHUNK_HEAD: Final = struct.Struct("<BQQQQII")
+#: The longest head of a zstd frame.
+_ZSTD_HEAD: Final = 18
+#: Ours hold a quarter of a second; others write a few MiB.
+MAX_CHUNK_BYTES: Final = 1 << 27
 #: What the library may raise on bytes that were cut or altered: its own errors, and those of the
 #: decoders beneath it.
 _DAMAGE: Final = (
@@ -245,6 +253,36 @@ def _summary_intact(file: IO[bytes], size: int) -> bool:
     return crc in {0, zlib.crc32(file.read(size - 12 - summary_start))}
 
 
+def _chunks_checked(file: IO[bytes], size: int, summary: Summary | None) -> bool:
+    """Whether there are chunks, none of which unpacks to more than any recorder writes.
+
+    The library would unpack such a one whole; here only the chunks' heads are read, and
+    ValueError is raised. A file without chunks it would read with no limit at all."""
+    if summary is None or not summary.chunk_indexes:
+        return False
+    for index in summary.chunk_indexes:
+        file.seek(index.chunk_start_offset)
+        head = file.read(_CHUNK_HEAD.size)
+        if len(head) < _CHUNK_HEAD.size:
+            raise EndOfFile
+        *_, unpacked, _, n_name = _CHUNK_HEAD.unpack(head)
+        name = file.read(min(n_name, 16)).decode("utf-8", "replace")
+        (n_bytes,) = struct.unpack("<Q", file.read(8))
+        if n_name > 16 or n_bytes > size:
+            raise ValueError("a chunk longer than the file")
+        _check_unpacked(name, unpacked, file.read(_ZSTD_HEAD))
+    return True
+
+
+def _check_unpacked(compression: str, claimed: int, head: bytes) -> None:
+    unpacked = claimed
+    if compression == "zstd":
+        # -1: the frame does not tell, and the library allocates what the chunk claims.
+        unpacked = max(claimed, zstandard.frame_content_size(head))
+    if unpacked > MAX_CHUNK_BYTES:
+        raise ValueError(f"a chunk that unpacks to {unpacked >> 20} MiB")
+
+
 _Raw = tuple[Schema | None, Channel, Message]
 
 
@@ -345,10 +383,11 @@ class Reader:
                 with self.path.open("rb") as file:
                     size = self.path.stat().st_size
                     reader = SeekingReader(file, validate_crcs=True, record_size_limit=size)
-                    for item in reader.iter_messages(self._topics(reader, prefixes)):
-                        yield item
-                        given += 1
-                return
+                    if _chunks_checked(file, size, reader.get_summary()):
+                        for item in reader.iter_messages(self._topics(reader, prefixes)):
+                            yield item
+                            given += 1
+                        return
             except _DAMAGE as error:
                 self._note(f"damaged inside ({_named(error)}); read without its index")
         # Without the index the messages come in file order, which a recorder keeps nearly always;
@@ -413,6 +452,7 @@ class Reader:
         if not isinstance(record, Chunk):
             return [record]
         try:
+            _check_unpacked(record.compression, record.uncompressed_size, record.data[:_ZSTD_HEAD])
             return breakup_chunk(record, validate_crc=True)
         except _DAMAGE as error:
             at = record.message_start_time
@@ -478,6 +518,8 @@ class HandInfo(msgspec.Struct):
     bad_joints: int  #: hands with a joint that is not finite, or absurdly far
     bone_median_mm: dict[str, float]
     bone_cv: dict[str, float]  #: standard deviation / mean
+    right_handed: float | None = None  #: share of chirality; None when no depth tells it
+    lacks: dict[str, int] = {}  #: what the source could not see -> of how many hands
 
 
 class DeviceInfo(msgspec.Struct):
@@ -527,6 +569,8 @@ class _Hands:
         self.frames = 0
         self.bad = 0
         self.bones: list[Float32] = []
+        self.lacks: Counter[str] = Counter()
+        self.chirality = [0, 0]  # how many were of a left and of a right hand
 
     def info(self, side: str, frames: int) -> HandInfo:
         lengths = np.array(self.bones, dtype=np.float64).reshape(-1, len(BONES))
@@ -537,8 +581,17 @@ class _Hands:
             for i, (_, child) in enumerate(BONES):
                 median[JOINTS[child]] = round(float(np.median(lengths[:, i])) * 1e3, 2)
                 cv[JOINTS[child]] = round(float(spread[i]), 4)
+        told = sum(self.chirality)
         return HandInfo(
-            side, list(self.ids), self.frames, self.frames / frames, self.bad, median, cv
+            side=side,
+            ids=list(self.ids),
+            frames=self.frames,
+            share=self.frames / frames,
+            bad_joints=self.bad,
+            bone_median_mm=median,
+            bone_cv=cv,
+            right_handed=round(self.chirality[1] / told, 4) if told else None,
+            lacks=dict(self.lacks),
         )
 
 
@@ -568,12 +621,16 @@ class _Device:
         for hand in frame.hands:
             seen = self.hands[hand.side]
             seen.ids[hand.id] = None
+            seen.lacks.update(hand.lacks)
             joints = hand.array()
             # A comparison with NaN is false, so this refuses it too.
             if not np.all(np.abs(joints) <= ABSURD_M):
                 seen.bad += 1
             else:
                 seen.bones.append(bone_lengths(joints))
+                # A hand without depth is flat, and rounding alone gives it a chirality.
+                if "depth" not in hand.lacks and (product := float(chirality(joints))):
+                    seen.chirality[product > 0] += 1
 
     def info(self, device: str) -> DeviceInfo:
         n = len(self.times)

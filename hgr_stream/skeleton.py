@@ -15,13 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 Side = Literal["left", "right", "unknown"]
-#: What a source could not see of a hand: "depth" (two dimensions only, z is 0), "tips" (fingertips
-#: are extrapolated), "thumb_base" (it is estimated), "fingers" (only the wrist and a few points are
-#: real, the rest is a resting hand's).
-Lack = Literal["depth", "tips", "thumb_base", "fingers"]
+#: What a source could not see of a hand: "depth" (two dimensions only, z is 0), "distance" (the
+#: hand has its shape in three dimensions, how far away it is was told from its size), "tips"
+#: (fingertips are extrapolated), "thumb_base" (it is estimated), "fingers" (only the wrist and a
+#: few points are real, the rest is a resting hand's).
+Lack = Literal["depth", "distance", "tips", "thumb_base", "fingers"]
 #: The same in words for people.
 LACKS: Final[dict[Lack, str]] = {
     "depth": "depth",
+    "distance": "a measured distance",
     "tips": "tracked fingertips",
     "thumb_base": "a tracked thumb base",
     "fingers": "tracked fingers",

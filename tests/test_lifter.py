@@ -229,15 +229,15 @@ def test_without_any_depth_the_hand_is_where_its_size_puts_it() -> None:
     points = hand(rng, 0.5, open_=True)
     found = seen(points, rng, size=1.0)
     plain = lift(found, None, CAMERA)
-    assert (plain.lacks, plain.anchors, plain.confidence) == (("depth",), 0, 0.9)
+    assert (plain.lacks, plain.anchors, plain.confidence) == (("distance",), 0, 0.9)
     assert errors(plain, points).mean() < 0.08
     empty = lift(found, np.zeros((480, 640), dtype=np.float32), CAMERA)
-    assert (empty.lacks, empty.anchors) == (("depth",), 0)
+    assert (empty.lacks, empty.anchors) == (("distance",), 0)
     assert empty.confidence == pytest.approx(0.45)
     np.testing.assert_allclose(empty.joints, plain.joints)
     # Nor does a wall 2 m behind it say anything of the hand.
     wall = lift(found, np.full((480, 640), 2.5, dtype=np.float32), CAMERA)
-    assert (wall.lacks, wall.anchors) == (("depth",), 0)
+    assert (wall.lacks, wall.anchors) == (("distance",), 0)
     np.testing.assert_allclose(wall.joints, plain.joints)
     # Twice as large a hand of the same image is twice as far.
     np.testing.assert_allclose(
@@ -264,7 +264,7 @@ def test_a_hand_of_known_size_keeps_its_distance_without_depth() -> None:
         off.append(errors(lifted, points).mean())
     assert np.mean(off) < 0.05
     assert lifter.size(1) == size  # nothing was learnt without depth
-    assert lifter.lift(seen(points, rng), None).lacks == ("depth",)
+    assert lifter.lift(seen(points, rng), None).lacks == ("distance",)
 
 
 def test_memory_of_sizes_is_bounded() -> None:

@@ -236,7 +236,7 @@ def test_depth_that_sees_nothing(scene: Scene, tmp_path: Path) -> None:
         samples = read(driver, 6)
         assert driver.counts()["without_depth"] == sum(len(s.hands) for s in samples)
     [hand] = samples[-1].hands
-    assert hand.lacks == ("depth",)
+    assert hand.lacks == ("distance",)
     assert hand.confidence < 0.55
     assert off(samples[-1], scene.truth)[0] < 0.2
 

@@ -16,8 +16,12 @@ SPEC = WindowSpec(25.0, 1, 1)
 STEP = SPEC.step_ns
 
 
+#: Shorter than the default, so that the timelines below are.
+SHORT_GAP = Segmentation(max_gap_s=0.25)
+
+
 def run(frames: list[Frame], spec: WindowSpec = SPEC, **options: float) -> tuple:
-    segmenter = Segmenter(spec, Segmentation(**options))  # type: ignore[arg-type]
+    segmenter = Segmenter(spec, Segmentation(**{"max_gap_s": 0.25, **options}))  # type: ignore[arg-type]
     windows = [w for f in frames for w in segmenter.push(f)]
     return segmenter, windows
 
@@ -51,7 +55,7 @@ def test_any_rate_becomes_the_fixed_clock(rate_hz: float, jitter: float) -> None
 
 def test_a_tick_is_given_by_the_first_frame_at_or_after_it() -> None:
     frames = [frame(i, t * MS, hand_joints()) for i, t in enumerate([0, 30, 39, 40, 70, 95])]
-    segmenter = Segmenter(SPEC)
+    segmenter = Segmenter(SPEC, SHORT_GAP)
     given = [[w.time_ns // MS for w in segmenter.push(f)] for f in frames]
     assert given == [[0], [], [], [40], [], [80]]
 
@@ -93,10 +97,10 @@ def test_lost_hand_is_told_once_while_frames_go_on() -> None:
 
 def test_silence_flushed_gives_the_same_ending_as_a_later_frame() -> None:
     frames = [frame(i, i * 40 * MS, hand_joints(), lossless=False) for i in range(5)]
-    by_silence = Segmenter(SPEC)
+    by_silence = Segmenter(SPEC, SHORT_GAP)
     for f in frames:
         by_silence.push(f)
-    by_frame = Segmenter(SPEC)
+    by_frame = Segmenter(SPEC, SHORT_GAP)
     for f in frames:
         by_frame.push(f)
     later = by_frame.push(frame(5, 2000 * MS, None, lossless=False))
@@ -202,7 +206,7 @@ def test_duplicates_and_losses_are_counted() -> None:
 
 
 def test_a_publisher_that_starts_again_and_one_that_will_not_go() -> None:
-    segmenter = Segmenter(SPEC)
+    segmenter = Segmenter(SPEC, SHORT_GAP)
     for i in range(5):
         segmenter.push(frame(i, i * 40 * MS, hand_joints(), boot_id="a"))
     ended = segmenter.push(frame(0, 200 * MS, hand_joints(), boot_id="b"))
@@ -214,12 +218,12 @@ def test_a_publisher_that_starts_again_and_one_that_will_not_go() -> None:
 
 def test_stale_live_frames_are_refused_and_replayed_ones_never() -> None:
     late_ns = 2_000_000_000
-    live = Segmenter(SPEC)
+    live = Segmenter(SPEC, SHORT_GAP)
     assert live.push(frame(0, 0, hand_joints(), lossless=False), late_ns) == []
     assert live.counts["stale"] == 1
     assert live.push(frame(1, 40 * MS, hand_joints(), lossless=False, sent_ns=late_ns), late_ns)
     assert live.counts["lost"] == 0
-    assert Segmenter(SPEC).push(frame(0, 0, hand_joints()), late_ns)
+    assert Segmenter(SPEC, SHORT_GAP).push(frame(0, 0, hand_joints()), late_ns)
 
 
 def test_a_mirrored_device_is_told() -> None:
@@ -238,7 +242,7 @@ def test_more_hands_than_allowed() -> None:
 
 
 def test_the_last_message_ends_every_track() -> None:
-    segmenter = Segmenter(SPEC)
+    segmenter = Segmenter(SPEC, SHORT_GAP)
     segmenter.push(frame(0, 0, hand_joints()))
     last = frame(1, 0, None)
     last.end = True
@@ -259,7 +263,7 @@ def test_the_last_message_ends_every_track() -> None:
 )
 def test_no_timeline_breaks_the_invariants(steps: list[tuple[int, int, str]]) -> None:
     """Whatever comes: windows of one track are numbered, evenly spaced, finite, and end once."""
-    segmenter = Segmenter(SPEC)
+    segmenter = Segmenter(SPEC, SHORT_GAP)
     seq, time_ms = 0, 1000
     windows: list[Window] = []
     for seq_step, time_step, what in steps:

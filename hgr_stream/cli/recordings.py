@@ -6,7 +6,9 @@ import contextlib
 import re
 import signal
 import sys
+import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,11 +17,13 @@ import click
 import msgspec
 
 from ..config import default_run_dir
+from ..datasets.convert import SOURCES
 from ..recording import DeviceInfo, Info, RecordingError, Writer
 from .daemon import connect_option, name_option
 
 if TYPE_CHECKING:
     from ..client import Stream
+    from ..datasets.convert import Format
     from ..messages import Frame
 
 PROGRESS_S = 0.5
@@ -30,6 +34,11 @@ DRAIN_S = 0.5
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 file_argument = click.argument("file", type=click.Path(path_type=Path))
+fps_option = click.option(
+    "--fps",
+    type=click.FloatRange(1, 1000),
+    help="Frames a second, for formats without time.  [30, or as the file says]",
+)
 force_option = click.option("--force", is_flag=True, help="Overwrite what is there.")
 
 
@@ -234,17 +243,46 @@ def _frame_line(frame: Frame, position_s: float) -> str:
 Examples:
   hgr info session.mcap
   hgr info session.mcap --json | jq .devices
+  hgr info openpose_output/ --fps 25
+  hgr info capture.bvh
 """
 )
 @file_argument
-@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
-def info(file: Path, as_json: bool) -> None:
-    """What a recording holds: hands, rates, gaps, losses, bone lengths, events."""
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line, for each recording.")
+@fps_option
+def info(file: Path, as_json: bool, fps: float | None) -> None:
+    """What a recording holds: hands, rates, gaps, losses, bone lengths, events.
+
+    FILE is a recording, or a file or folder that hgr import reads.
+    """
+    with errors_told():
+        for found in _infos(file, fps):
+            click.echo(msgspec.json.encode(found).decode() if as_json else described(found))
+
+
+def _infos(path: Path, fps: float | None) -> Iterator[Info]:
+    """Of a foreign file, what its import would hold."""
+    from ..datasets.convert import guess_format, import_file
     from ..recording import info as read_info
 
-    with errors_told():
-        found = read_info(file)
-    click.echo(msgspec.json.encode(found).decode() if as_json else described(found))
+    if path.is_file():
+        with path.open("rb") as file:
+            ours = path.suffix == ".mcap" or file.read(5) == b"\x89MCAP"
+        if ours:
+            yield read_info(path)
+            return
+    format_ = guess_format(path)
+    _check_fps(format_, fps)
+    with tempfile.TemporaryDirectory(prefix="hgr-info-") as folder:
+        report = import_file(format_, path, Path(folder), fps=fps)
+        for written in report.written:
+            found = read_info(written.path)
+            of = f"{written.name}: "
+            found.file = str(path) if len(report.written) == 1 else f"{path}#{written.name}"
+            found.metadata = {"format": format_}
+            found.notes = [n.removeprefix(of) for n in report.notes if n.startswith(of)]
+            yield found
+            written.path.unlink()
 
 
 def described(found: Info) -> str:
@@ -288,11 +326,17 @@ def _device_lines(device: DeviceInfo) -> Iterator[str]:
     if device.slots:
         yield "  windows: " + ", ".join(f"{slot} {n:,}" for slot, n in device.slots.items())
     for hand in device.hands:
+        told = [f"lacks {lack} in {n:,}" for lack, n in hand.lacks.items()]
+        if hand.right_handed is not None and hand.side in {"left", "right"}:
+            share = hand.right_handed if hand.side == "right" else 1 - hand.right_handed
+            told.append(f"chirality of a {hand.side} hand in {share:.1%}")
         ids = ", ".join(map(str, hand.ids[:8])) + (" ..." if len(hand.ids) > 8 else "")
         yield (
             f"  {hand.side} hand: {hand.share:.1%} of the frames, "
             f"bad joints {hand.bad_joints}, id {ids}"
         )
+        if told:
+            yield f"    {', '.join(told)}"
         if hand.bone_median_mm:
             yield "    bones, mm (variation): " + ", ".join(
                 f"{bone} {mm:.0f} ({hand.bone_cv[bone]:.0%})"
@@ -330,35 +374,66 @@ def recover(file: Path, out: Path | None, force: bool) -> None:
     click.echo(f"{out}: {n:,} messages, {size(out.stat().st_size)}")
 
 
+_FORMATS_HELP = "\n".join(f"  {name:11}{source.about}" for name, source in SOURCES.items())
+
+
 @click.command(
     name="import",
-    epilog="""\b
+    epilog=f"""\b
+Formats:
+{_FORMATS_HELP}
+\b
 Examples:
   hgr import leapjs pinch.json.gz -o pinch.mcap
-  hgr import shrec21 17.txt -o 17.mcap
+  hgr import openpose output_json/ --fps 25 -o session.mcap
+  hgr import bvh capture.bvh -o capture.mcap
   hgr import shrec22 training_set/ -o recordings/
 """,
 )
-@click.argument("format", type=click.Choice(["leapjs", "shrec17", "shrec21", "shrec22"]))
+@click.argument("format", type=click.Choice(list(SOURCES)), metavar="FORMAT")
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option(
     "-o", "--output", "out", required=True, type=click.Path(path_type=Path), help="File or folder."
 )
+@fps_option
 @force_option
-def import_command(format: str, path: Path, out: Path, force: bool) -> None:
+def import_command(format: Format, path: Path, out: Path, fps: float | None, force: bool) -> None:
     """Bring recordings of another format in as MCAP.
 
     PATH is a file or a folder. If it holds several recordings, the output is a folder and gets one
-    file for each. What is performed, where the source says so, goes in too.
+    file for each. Several people or hands in one recording stay in one file: each person is a
+    device of its own ("openpose.person0"), and replay and process keep them apart. What is
+    performed, where the source says so, goes in too.
     """
-    from ..datasets.convert import FORMATS, import_file
+    from ..datasets.convert import import_file
 
-    kind = next(f for f in FORMATS if f == format)
+    _check_fps(format, fps)
     with errors_told():
-        report = import_file(kind, path, out, force=force)
+        report = import_file(format, path, out, force=force, fps=fps)
     for note in report.notes:
         click.echo(f"note: {note}", err=True)
     written = report.written
     frames, truths = sum(w.frames for w in written), sum(w.truths for w in written)
+    hands = sum(w.hands for w in written)
+    lacks: Counter[str] = Counter()
+    for one in written:
+        lacks.update(one.lacks)
+    for lack, n in lacks.items():
+        click.echo(f"note: {n:,} of {hands:,} hands lack {lack}: {LACKS_MEAN[lack]}", err=True)
     files = f"{len(written)} recordings" if len(written) > 1 else "1 recording"
     click.echo(f"{out}: {files}, {frames:,} frames, {truths:,} annotated gestures")
+
+
+#: What a lack means, for a person.
+LACKS_MEAN = {
+    "depth": "they are flat, their z is 0",
+    "distance": "it is estimated from their size",
+    "tips": "fingertips are extrapolated",
+    "fingers": "only some points are real",
+    "thumb_base": "the thumb's base is estimated",
+}
+
+
+def _check_fps(format: Format, fps: float | None) -> None:
+    if fps is not None and (format == "mcap" or not SOURCES[format].fps):
+        raise click.BadParameter(f"{format} recordings have their own time", param_hint="--fps")

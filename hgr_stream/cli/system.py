@@ -10,12 +10,16 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
 import click
 
 from .. import __version__
 from ..client import ClientError, ping
 from ..config import DEFAULT_PORT, default_endpoint, default_run_dir
+
+if TYPE_CHECKING:
+    from hgr_drivers.base import Driver
 
 #: A library that hangs while it looks for its devices must not hide the others'.
 FIND_S = 8.0
@@ -32,45 +36,45 @@ def devices(as_json: bool) -> None:
 
     from hgr_drivers import registry
 
-    rows: dict[str, dict[str, object]] = {}
+    rows: list[dict[str, object]] = []
     threads = []
     for name in sorted(registry.available()):
-        rows[name] = {
-            "driver": name,
-            "about": "",
-            "found": [],
-            "problem": f"no answer within {FIND_S:g} s",
-        }
+        row: dict[str, object] = {"driver": name, "about": "", "found": [], "problem": ""}
+        rows.append(row)
+        try:
+            driver = registry.load(name)
+        except Exception as error:  # a foreign driver must not hide the others
+            row["problem"] = f"{type(error).__name__}: {error}"
+            continue
+        row |= {"about": driver.about, "problem": f"no answer within {FIND_S:g} s"}
         # Daemon threads: one that hangs in a library is left behind.
-        threads.append(threading.Thread(target=_look, args=(name, rows), daemon=True))
+        threads.append(threading.Thread(target=_look, args=(driver, row), daemon=True))
         threads[-1].start()
     end_s = time.monotonic() + FIND_S
     for thread in threads:
         thread.join(max(0.0, end_s - time.monotonic()))
-    for row in list(rows.values()):
+    for row in rows:
         if as_json:
             click.echo(json.dumps(row))
         else:
             _show(row)
+    sys.stdout.flush()
 
 
-def _look(name: str, rows: dict[str, dict[str, object]]) -> None:
-    """What one driver sees or misses."""
-    from hgr_drivers import registry
+def _look(driver: type[Driver], row: dict[str, object]) -> None:
+    """What one driver sees or misses, into its row."""
     from hgr_drivers.base import DeviceError
 
-    about, problem = "", ""
     found: list[dict[str, object]] = []
     try:
-        driver = registry.load(name)
-        about, problem = driver.about, driver.missing()
+        problem = driver.missing()
         if not problem:
             found = [asdict(one) for one in driver.find()]
     except DeviceError as error:
         problem = f"{error}; {error.cure}" if error.cure else str(error)
-    except Exception as error:  # a foreign driver must not hide the others
+    except Exception as error:
         problem = f"{type(error).__name__}: {error}"
-    rows[name] = {"driver": name, "about": about, "found": found, "problem": problem}
+    row |= {"found": found, "problem": problem}
 
 
 def _show(row: dict[str, object]) -> None:

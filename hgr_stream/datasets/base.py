@@ -1,4 +1,4 @@
-"""One recorded sequence of one hand, the form that every data set is brought to."""
+"""What every foreign file is brought to: a sequence of one hand, or frames of any number."""
 
 from __future__ import annotations
 
@@ -41,3 +41,37 @@ class HandSequence:
     segments: list[Segment] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)  #: faults found and mended, one line each
     lacks: tuple[Lack, ...] = ()  #: what the source could not see of the hand
+
+
+@dataclass(slots=True)
+class FrameHand:
+    """One hand of one frame: ``joints`` (22, 3) float32, metres, canonical; confidence in 0..1."""
+
+    id: int
+    side: Side
+    joints: Float32
+    confidence: float = 1.0
+    lacks: tuple[Lack, ...] = ()
+
+
+@dataclass(slots=True)
+class HandFrame:
+    """What a source saw at one instant, also when that is no hand.
+
+    stream: whose hands they are, where a source tells people apart ("person0"); each is a device
+    of its own in a recording.
+    """
+
+    time_ns: int
+    index: int
+    hands: list[FrameHand]
+    stream: str = ""
+
+
+@dataclass
+class HandFrames:
+    """A recording of any number of hands, ordered by time; ``notes`` as in ``HandSequence``."""
+
+    name: str
+    frames: list[HandFrame]
+    notes: list[str] = field(default_factory=list)

@@ -6,39 +6,153 @@ the file's own numbering (``index``) and time. ``import_file`` writes them as MC
 
 from __future__ import annotations
 
-import gzip
 import re
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Final, Literal, get_args
+from typing import Final, get_args
 
-from ..messages import Frame, Hand, Truth, encode, joint_bytes
+from ..messages import Frame, Truth, encode
 from ..recording import Reader, RecordingError, Writer
 from ..stream import topics
-from .base import DatasetError, HandSequence
-from .leapjs import LeapRecording, load_leapjs
+from .alphapose import load_alphapose
+from .base import DatasetError, HandFrame, HandFrames, HandSequence
+from .bvh import load_bvh
+from .guess import VIDEO_ENDINGS, Format, guess_file
+from .leapjs import load_leapjs
+from .mediapipe import load_mediapipe
+from .openpose import load_openpose
+from .openxr import load_openxr
 from .shrec17 import FILE_NAMES, load_shrec17_sequences
 from .shrec21 import load_shrec21
 from .shrec22 import load_shrec22
+from .stream_frames import StreamFrames, truths_of
 from .tables import numbered_files, sequence_id
 
-Format = Literal["leapjs", "shrec17", "shrec21", "shrec22", "mcap"]
+__all__ = [
+    "FORMATS",
+    "SOURCES",
+    "Format",
+    "Imported",
+    "Recording",
+    "Report",
+    "Source",
+    "frames_of",
+    "guess_format",
+    "import_file",
+    "open_recordings",
+]
+
+IMPORTERS: Final = "hgr_stream.importers"
+Loader = Callable[[Path, float | None], Sequence[HandSequence | HandFrames]]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A foreign format: how one of its files is read, and what a person is told of it.
+
+    load: the recordings of a path; its second argument is ``fps``. fps: whether that means
+    anything to it, because its files have no time or may have none. files: what there is to read
+    one at a time under a folder.
+    """
+
+    about: str
+    load: Loader
+    files: Callable[[Path], Sequence[Path]]
+    fps: bool = False
+
+
+def _ending(*endings: str) -> Callable[[Path], Sequence[Path]]:
+    return lambda folder: sorted(
+        p for p in folder.rglob("*") if p.name.endswith(endings) and p.is_file()
+    )
+
+
+def _openpose_folders(folder: Path) -> Sequence[Path]:
+    return sorted({p.parent for p in folder.rglob("*_keypoints.json")}) or _json(folder)
+
+
+def _leapjs(path: Path) -> list[HandFrames]:
+    recording = load_leapjs(path)
+    frames = [HandFrame(f.device_ns, f.index, f.hands) for f in recording.frames]
+    return [HandFrames(recording.name, frames, recording.notes)]
+
+
+_json: Final = _ending(".json", ".json.gz")
+
+
+def _of_package(name: str) -> Loader:
+    """A loader that lives where its libraries do: in the entry-point group
+    ``hgr_stream.importers``. Nothing is imported before it is asked for."""
+
+    def load(path: Path, fps: float | None) -> Sequence[HandFrames]:
+        found = entry_points(group=IMPORTERS, name=name)
+        if not found:
+            raise DatasetError(f"{path}: no importer of {name} (is hgr-stream installed?)")
+        frames: Sequence[HandFrames] = next(iter(found)).load()(path)
+        return frames
+
+    return load
+
+
+#: Every format that is imported: the one table from which choices and help are made.
+SOURCES: Final[dict[Format, Source]] = {
+    "alphapose": Source(
+        "AlphaPose or MMPose results: whole bodies of 133 or 136 points (2D)",
+        load_alphapose,
+        _json,
+        fps=True,
+    ),
+    "azure": Source(
+        "Azure Kinect recordings (.mkv): MediaPipe's hands, and depth",
+        _of_package("azure"),
+        _ending(".mkv"),
+    ),
+    "bvh": Source("BVH motion capture with fingers", load_bvh, _ending(".bvh"), fps=True),
+    "leapjs": Source(
+        "Leap Motion frames as LeapJS records them", lambda path, fps: _leapjs(path), _json
+    ),
+    "mediapipe": Source(
+        "MediaPipe hand landmarks written as JSON or JSON lines",
+        load_mediapipe,
+        _ending(".json", ".json.gz", ".jsonl", ".jsonl.gz", ".ndjson"),
+        fps=True,
+    ),
+    "openpose": Source(
+        "OpenPose's --write_json: a folder, or one file (2D)",
+        load_openpose,
+        _openpose_folders,
+        fps=True,
+    ),
+    "openxr": Source(
+        "OpenXR or WebXR joints as CSV, JSON or JSON lines",
+        load_openxr,
+        _ending(".csv", ".tsv", ".json", ".json.gz", ".jsonl", ".jsonl.gz", ".ndjson", ".txt"),
+        fps=True,
+    ),
+    "shrec17": Source(
+        "SHREC'17 and DHG sequences",
+        lambda path, fps: load_shrec17_sequences(path),
+        lambda folder: [folder],
+    ),
+    "shrec21": Source(
+        "SHREC'21 online sequences",
+        lambda path, fps: load_shrec21(path),
+        lambda folder: sorted(folder.rglob("positions.npz")) or numbered_files(folder),
+    ),
+    "shrec22": Source(
+        "SHREC'22 online sequences", lambda path, fps: load_shrec22(path), numbered_files
+    ),
+    "video": Source(
+        "any video: MediaPipe's hands (their distance is estimated)",
+        _of_package("video"),
+        _ending(*VIDEO_ENDINGS),
+    ),
+}
+#: All that can be opened: what is imported, and our own recordings.
 FORMATS: Final[tuple[Format, ...]] = get_args(Format)
-_COLUMNS: Final[dict[int, Format]] = {66: "shrec17", 140: "shrec21", 80: "shrec22"}
-
-
-_LOADERS: Final[dict[str, Callable[[Path], Sequence[HandSequence]]]] = {
-    "shrec17": load_shrec17_sequences,
-    "shrec21": load_shrec21,
-    "shrec22": load_shrec22,
-}
-#: How a folder's files of one format end.
-_ENDINGS: Final[dict[str, tuple[str, ...]]] = {
-    "mcap": (".mcap",),
-    "leapjs": (".json", ".json.gz"),
-}
+_mcap: Final = _ending(".mcap")
 
 
 @dataclass
@@ -62,9 +176,11 @@ class Imported:
     """One recording written by ``import_file``."""
 
     path: Path
+    name: str
     frames: int
     hands: int
     truths: int
+    lacks: dict[str, int] = field(default_factory=dict)  #: how many hands lack what
 
 
 @dataclass
@@ -77,57 +193,41 @@ class Report:
 
 
 def guess_format(path: Path) -> Format:
-    """The format of a file or folder by its names and, for text, by its columns.
+    """The format of a file or folder by its names and by how its files begin.
 
     Raises DatasetError if none fits.
     """
     if not path.exists():
         raise DatasetError(f"{path}: no such file or folder")
-    if path.is_dir():
-        if any(path.rglob("positions.npz")):
-            return "shrec21"
-        if any(path.glob("t*_gestures.txt")) or any(p for n in FILE_NAMES for p in path.rglob(n)):
-            return "shrec17"
-        for kind in ("mcap", "leapjs"):
-            if _ending(path, kind):
-                return kind
-        numbered = numbered_files(path)
-        if numbered:
-            return guess_format(numbered[0])
-        raise DatasetError(f"{path}: no recordings in this folder (formats: {', '.join(FORMATS)})")
-    if path.suffix == ".npz":
+    if not path.is_dir():
+        found = guess_file(path)
+        if found is None:
+            raise DatasetError(f"{path}: of no format that is known here ({', '.join(FORMATS)})")
+        return found
+    if any(path.rglob("positions.npz")):
         return "shrec21"
-    try:
-        with path.open("rb") as file:
-            head = file.read(1 << 16)
-    except OSError as error:
-        raise DatasetError(f"{path}: {error.strerror or error}") from None
-    if path.suffix == ".mcap" or head.startswith(b"\x89MCAP"):
+    if any(path.glob("t*_gestures.txt")) or any(p for n in FILE_NAMES for p in path.rglob(n)):
+        return "shrec17"
+    if _mcap(path):
         return "mcap"
-    if head.startswith(b"\x1f\x8b"):
-        try:
-            with gzip.open(path) as packed:
-                head = packed.read(64)
-        except (OSError, EOFError, zlib.error):
-            head = b""
-    if head.lstrip()[:1] in {b"{", b"["}:
-        return "leapjs"
-    line = head.decode("utf-8-sig", "replace").lstrip().partition("\n")[0].strip()
-    columns = len(line.rstrip("; \t").split(";")) if ";" in line else len(line.split())
-    if columns in _COLUMNS:
-        return _COLUMNS[columns]
-    raise DatasetError(f"{path}: of no format that is known here ({', '.join(FORMATS)})")
+    for files in (_ending(".bvh"), _json, _ending(".jsonl", ".csv"), numbered_files):
+        found = next((f for file in files(path)[:1] if (f := guess_file(file))), None)
+        if found is not None:
+            return found
+    raise DatasetError(f"{path}: no recordings in this folder (formats: {', '.join(FORMATS)})")
 
 
 def open_recordings(
     paths: Iterable[Path],
     format: Format | None = None,
     on_error: Callable[[DatasetError], None] | None = None,
+    fps: float | None = None,
 ) -> Iterator[Recording]:
     """Every recording in files and folders, in order, each file read when its turn comes.
 
-    A file that cannot be read raises DatasetError; with ``on_error`` it goes there instead and
-    the next follows.
+    ``fps``: frames a second of formats that do not tell their time (see ``Source``). A file that
+    cannot be read raises DatasetError; with ``on_error`` it goes there instead and the next
+    follows.
     """
     for path in map(Path, paths):
         try:
@@ -140,7 +240,7 @@ def open_recordings(
             continue
         for file in files:
             try:
-                yield from _open(file, kind)
+                yield from _open(file, kind, fps)
             except DatasetError as error:
                 if on_error is None:
                     raise
@@ -155,14 +255,21 @@ def frames_of(path: Path, format: Format | None = None) -> Iterator[Frame]:
     return iter(recordings[0].frames)
 
 
-def import_file(format: Format | None, path: Path, out: Path, *, force: bool = False) -> Report:
+def import_file(
+    format: Format | None,
+    path: Path,
+    out: Path,
+    *,
+    force: bool = False,
+    fps: float | None = None,
+) -> Report:
     """Write ``path`` as MCAP: one file ``out``, or a folder ``out`` with one file a recording.
 
     Raises DatasetError or RecordingError; a file that could not be finished is removed.
     """
     path, out = Path(path), Path(out)
     report = Report(format or guess_format(path))
-    recordings = open_recordings([path], report.format)
+    recordings = open_recordings([path], report.format, fps=fps)
     if out.is_dir() or out.suffix != ".mcap":
         try:
             out.mkdir(parents=True, exist_ok=True)
@@ -184,7 +291,7 @@ def import_file(format: Format | None, path: Path, out: Path, *, force: bool = F
 def _import(recording: Recording, out: Path, force: bool, report: Report) -> None:
     if out.exists() and out.samefile(recording.file):
         raise RecordingError(f"{out}: cannot import a file into itself")
-    done = Imported(out, 0, 0, len(recording.truths))
+    done = Imported(out, recording.name, 0, 0, len(recording.truths))
     writer = Writer(out, force=force, source=f"{report.format} {recording.file.name}")
     try:
         with writer:
@@ -197,6 +304,8 @@ def _import(recording: Recording, out: Path, force: bool, report: Report) -> Non
                 )
                 done.frames += 1
                 done.hands += len(frame.hands)
+                for lack in (lack for hand in frame.hands for lack in hand.lacks):
+                    done.lacks[lack] = done.lacks.get(lack, 0) + 1
             while pending:
                 _write_truth(writer, pending.pop())
     except BaseException:
@@ -217,23 +326,13 @@ def _files(path: Path, format: Format) -> list[Path]:
         raise DatasetError(f"{path}: no such file or folder")
     if path.is_file():
         return [path]
-    if format in {"shrec21", "shrec22"}:
-        archives = sorted(path.rglob("positions.npz")) if format == "shrec21" else []
-        found = archives or numbered_files(path)
-    elif format == "shrec17":
-        found = [path]
-    else:
-        found = _ending(path, format)
+    found = _mcap(path) if format == "mcap" else SOURCES[format].files(path)
     if not found:
         raise DatasetError(f"{path}: no {format} recording in this folder")
-    return found
+    return list(found)
 
 
-def _ending(folder: Path, format: str) -> list[Path]:
-    return sorted(p for p in folder.rglob("*") if p.name.endswith(_ENDINGS[format]) and p.is_file())
-
-
-def _open(file: Path, format: Format) -> Iterator[Recording]:
+def _open(file: Path, format: Format, fps: float | None) -> Iterator[Recording]:
     if format == "mcap":
         try:
             reader = Reader(file)
@@ -242,69 +341,8 @@ def _open(file: Path, format: Format) -> Iterator[Recording]:
         truths = list(reader.truths())
         # The list stays the reader's own: what is wrong shows as the frames are read.
         yield Recording(file.stem, file, sequence_id(file), reader, truths, reader.notes)
-    elif format == "leapjs":
-        recording = load_leapjs(file)
-        name = re.sub(r"(\.json)?(\.gz)?$", "", file.name)
-        yield Recording(name, file, name, _LeapFrames(recording, name), [], recording.notes)
-    else:
-        for sequence in _LOADERS[format](file):
-            frames = _SequenceFrames(sequence, format)
-            truths = [
-                Truth(
-                    device=format,
-                    hand=sequence.side,
-                    label=segment.label,
-                    onset_ns=int(sequence.time_ns[segment.start]),
-                    offset_ns=int(sequence.time_ns[segment.end]),
-                )
-                for segment in sequence.segments
-            ]
-            yield Recording(sequence.name, file, sequence.name, frames, truths, sequence.notes)
-
-
-@dataclass
-class _SequenceFrames:
-    """A sequence's frames, made as they are asked for."""
-
-    sequence: HandSequence
-    device: str
-
-    def __iter__(self) -> Iterator[Frame]:
-        s = self.sequence
-        for seq, (joints, time_ns, index) in enumerate(
-            zip(s.joints, s.time_ns.tolist(), s.index.tolist(), strict=True)
-        ):
-            hand = Hand(id=1, side=s.side, joints=joint_bytes(joints), lacks=list(s.lacks))
-            yield _frame(self.device, s.name, seq, time_ns, index, [hand])
-
-
-@dataclass
-class _LeapFrames:
-    """A Leap recording's frames, those without a hand too."""
-
-    recording: LeapRecording
-    name: str
-
-    def __iter__(self) -> Iterator[Frame]:
-        for seq, f in enumerate(self.recording.frames):
-            hands = [
-                Hand(id=h.id, side=h.side, joints=joint_bytes(h.joints), confidence=h.confidence)
-                for h in f.hands
-            ]
-            yield _frame("leapjs", self.name, seq, f.device_ns, f.index, hands)
-
-
-def _frame(device: str, name: str, seq: int, time_ns: int, index: int, hands: list[Hand]) -> Frame:
-    """No host saw this frame: its host times are 0."""
-    return Frame(
-        device=device,
-        boot_id=f"import:{name}",
-        seq=seq,
-        time_ns=time_ns,
-        device_ns=time_ns,
-        host_ns=0,
-        wall_ns=0,
-        sent_ns=0,
-        index=index,
-        hands=hands,
-    )
+        return
+    for source in SOURCES[format].load(file, fps):
+        frames = StreamFrames(source, format)
+        truths = truths_of(source, format) if isinstance(source, HandSequence) else []
+        yield Recording(source.name, file, source.name, frames, truths, source.notes)

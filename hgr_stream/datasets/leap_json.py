@@ -29,7 +29,8 @@ from typing import Annotated, Any, Final
 import msgspec
 import numpy as np
 
-from ..skeleton import INDEX_BASE, MIDDLE_BASE, PINKY_BASE, THUMB_BASE, Float32, Side, with_palm
+from ..skeleton import INDEX_BASE, MIDDLE_BASE, PINKY_BASE, THUMB_BASE, Side, with_palm
+from .base import FrameHand
 
 MAX_HANDS: Final = 256  # more is nonsense; messages refuses such a frame as a whole
 
@@ -104,14 +105,8 @@ class ServiceVersion:
     service: str = ""
 
 
-@dataclass(slots=True)
-class LeapHand:
-    """One hand: ``joints`` (22, 3) float32, metres, canonical; ``confidence`` in 0..1."""
-
-    id: int
-    side: Side
-    joints: Float32
-    confidence: float = 1.0
+#: One hand as a Leap service tells it.
+LeapHand = FrameHand
 
 
 @dataclass(slots=True)

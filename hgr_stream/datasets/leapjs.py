@@ -7,25 +7,21 @@ list of frames (SDK 1, ``leap_play``). What a frame holds is ``leap_json``'s aff
 
 from __future__ import annotations
 
-import gzip
 import json
-import zlib
 from collections import Counter
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, BinaryIO, Final, cast
+from typing import Any, Final
 
 import msgspec
 
 from . import leap_json
 from .base import DatasetError
+from .files import cut_note, read_bytes, whole_items
 from .leap_json import LeapFrame, LeapHand, LeapJsonError
 
 __all__ = ["LeapFrame", "LeapHand", "LeapRecording", "frame_texts", "load_leapjs"]
-
-#: Larger than any session that LeapJS can record; a guard against a crafted gzip file.
-MAX_BYTES: Final = 1 << 29
 
 _REASONS: Final = {
     leap_json.NO_BONES: "SDK 1: palm and tips but no bones, which cannot give 22 joints",
@@ -59,7 +55,8 @@ def load_leapjs(path: Path) -> LeapRecording:
     path = Path(path)
     frames: list[LeapFrame] = []
     bad: list[str] = []
-    texts = frame_texts(path)
+    notes: list[str] = []
+    texts = frame_texts(path, notes)
     for number, text in enumerate(texts):
         try:
             frame = leap_json.decode_message(text)
@@ -76,7 +73,7 @@ def load_leapjs(path: Path) -> LeapRecording:
     refused = Counter(reason for frame in frames for reason in frame.refused)
     read = sum(len(frame.hands) for frame in frames)
     total = read + refused.total()
-    notes = [
+    notes += [
         f"{count} of {total} hands refused: {_REASONS[reason]}"
         for reason, count in refused.most_common()
     ]
@@ -89,17 +86,21 @@ def load_leapjs(path: Path) -> LeapRecording:
     return LeapRecording(_stem(path), frames, notes, dict(refused))
 
 
-def frame_texts(path: Path) -> list[bytes]:
+def frame_texts(path: Path, notes: list[str] | None = None) -> list[bytes]:
     """The frames of a recording as JSON texts, each as the file has it (packed ones unpacked).
 
-    Raises DatasetError naming file and fault."""
-    texts = _texts(path, _read(path))
+    Of a file that is cut, the frames that are whole, with a line in ``notes``. Raises DatasetError
+    naming file and fault."""
+    notes = [] if notes is None else notes
+    if path.suffix == ".lz":
+        raise DatasetError(f"{path}: LZ-string compressed; export it from LeapJS as .json instead")
+    texts = _texts(path, read_bytes(path, notes), notes)
     if not texts:
         raise DatasetError(f"{path}: no frames")
     return texts
 
 
-def _texts(path: Path, data: bytes) -> list[bytes]:
+def _texts(path: Path, data: bytes, notes: list[str]) -> list[bytes]:
     try:
         if data.lstrip()[:1] == b"[":
             return [bytes(raw) for raw in msgspec.json.decode(data, type=list[msgspec.Raw])]
@@ -108,16 +109,17 @@ def _texts(path: Path, data: bytes) -> list[bytes]:
             return [bytes(raw) for raw in playback.frames]
         rows = [msgspec.json.decode(raw) for raw in playback.frames]
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
-        return _python_texts(path, data, str(error))
+        return _python_texts(path, data, str(error), notes)
     return _unpacked(path, rows)
 
 
-def _python_texts(path: Path, data: bytes, fault: str) -> list[bytes]:
-    """The slow way, for files that only Python's reader takes: NaN and Infinity as numbers."""
+def _python_texts(path: Path, data: bytes, fault: str, notes: list[str]) -> list[bytes]:
+    """The slow way, for files that only Python's reader takes (NaN and Infinity as numbers), and
+    for those that are cut."""
     try:
         content = json.loads(data)
     except (ValueError, RecursionError):
-        raise DatasetError(f"{path}: not readable as JSON: {fault}") from None
+        return _whole_texts(path, data, fault, notes)
     frames = content.get("frames") if isinstance(content, dict) else content
     if not isinstance(frames, list):
         raise DatasetError(f"{path}: not a Leap recording: no list of frames")
@@ -127,26 +129,25 @@ def _python_texts(path: Path, data: bytes, fault: str) -> list[bytes]:
     return [json.dumps(frame).encode() for frame in frames]
 
 
+def _whole_texts(path: Path, data: bytes, fault: str, notes: list[str]) -> list[bytes]:
+    items, _ = whole_items(data, "frames")
+    if not items:
+        raise DatasetError("; ".join([f"{path}: not readable as JSON: {fault}", *notes])) from None
+    packed = items[0][:1] == b"["
+    notes.append(cut_note(path, len(items) - packed))
+    if not packed:
+        return items
+    try:
+        return _unpacked(path, [msgspec.json.decode(item) for item in items])
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+        raise DatasetError(f"{path}: not readable as JSON: {error}") from None
+
+
 def _unpacked(path: Path, rows: list[Any]) -> list[bytes]:
     try:
         return [json.dumps(leap_json.unpack(rows[0], row)).encode() for row in rows[1:]]
     except LeapJsonError as error:
         raise DatasetError(f"{path}: {error}") from None
-
-
-def _read(path: Path) -> bytes:
-    if path.suffix == ".lz":
-        raise DatasetError(f"{path}: LZ-string compressed; export it from LeapJS as .json instead")
-    try:
-        with path.open("rb") as probe:
-            gzipped = probe.read(2) == b"\x1f\x8b"
-        with cast(BinaryIO, gzip.open(path)) if gzipped else path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
-    except (OSError, EOFError, zlib.error) as error:
-        raise DatasetError(f"{path}: {error}") from None
-    if len(data) > MAX_BYTES:
-        raise DatasetError(f"{path}: more than {MAX_BYTES >> 20} MiB of JSON")
-    return data
 
 
 def _stem(path: Path) -> str:

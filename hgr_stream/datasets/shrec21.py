@@ -9,8 +9,6 @@ by the track's description. Frame numbers are 1-based rows, in which the annotat
 from __future__ import annotations
 
 import re
-import zipfile
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -19,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..skeleton import from_shrec21
+from .arrays import arrays
 from .base import DatasetError, HandSequence
 from .tables import (
     UNITY_TO_CANONICAL,
@@ -78,18 +77,12 @@ def _from_text(path: Path, marks: dict[str, list[Mark]]) -> HandSequence:
 
 
 def _from_archive(path: Path, marks: dict[str, list[Mark]]) -> Iterator[HandSequence]:
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            if not archive.files:
-                raise DatasetError(f"{path}: holds no sequences")
-            for key in archive.files:
-                yield _from_array(path, key, archive[key], marks)
-    except DatasetError:
-        raise
-    except (OSError, ValueError, EOFError, KeyError, AttributeError, zipfile.BadZipFile) as error:
-        raise DatasetError(f"{path}: not a readable array archive: {error}") from None
-    except zlib.error as error:
-        raise DatasetError(f"{path}: damaged: {error}") from None
+    names = 0
+    for key, load in arrays(path):
+        names += 1
+        yield _from_array(path, key, load(), marks)
+    if not names:
+        raise DatasetError(f"{path}: holds no sequences")
 
 
 def _from_array(

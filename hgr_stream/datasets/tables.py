@@ -6,6 +6,7 @@ Shared by the SHREC readers: what a cut, garbled or odd file costs is decided on
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -14,10 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .base import DatasetError, Segment
+from .files import read_bytes
 
 #: SHREC'21 and '22 came through Unity, whose axes are left-handed with z away from the user: all
 #: their right hands fail the chirality test until z is turned (measured: 252 of 252 sequences).
 UNITY_TO_CANONICAL: Final = np.array([1.0, 1.0, -1.0], dtype=np.float32)
+#: Of text: as numbers it takes several times that much memory.
+MAX_TEXT_BYTES: Final = 1 << 28
+#: Annotations of one sequence.
+MAX_MARKS: Final = 10_000
+_NUMBER: Final = re.compile(r"-?[0-9]{1,15}")
 _NUMBERED: Final = re.compile(r"(?:seq_?)?([0-9]+)")
 
 
@@ -36,11 +43,9 @@ class Table:
 def read_text(path: Path) -> str:
     """A file's text; raises DatasetError naming the file when it cannot be read as text."""
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return read_bytes(path, [], MAX_TEXT_BYTES).decode()
     except UnicodeDecodeError as error:
         raise DatasetError(f"{path}: not a text file (byte {error.start})") from None
-    except OSError as error:
-        raise DatasetError(f"{path}: {error.strerror or error}") from None
 
 
 def shortened(numbers: list[int]) -> str:
@@ -83,7 +88,8 @@ def read_table(path: Path, columns: int, separator: str | None) -> Table:
     if not rows:
         raise DatasetError(f"{path}: holds no frames")
     values, line_numbers = np.array(rows), np.array(numbers, dtype=np.int64)
-    finite = np.isfinite(values).all(axis=1)
+    # Joints are kept as float32; a comparison with NaN is false, so this refuses it too.
+    finite = (np.abs(values) <= np.finfo(np.float32).max).all(axis=1)
     if not finite.all():
         bad = line_numbers[~finite].tolist()
         if not finite.any():
@@ -109,16 +115,18 @@ def read_annotations(path: Path) -> dict[str, list[Mark]]:
         fields = [value.strip() for value in line.strip().rstrip("; \t").split(";")]
         if fields == [""]:
             continue
-        if len(fields) % 3 != 1 or not fields[0].isdecimal():
+        if len(fields) % 3 != 1 or not _NUMBER.fullmatch("-" + fields[0]):
             raise DatasetError(f"{path} line {i + 1}: not 'sequence;LABEL;start;end;...'")
         of = marks.setdefault(str(int(fields[0])), [])
         for label, start, end in zip(fields[1::3], fields[2::3], fields[3::3], strict=True):
-            try:
-                of.append(Mark(label, int(start), int(end)))
-            except ValueError:
+            if not (_NUMBER.fullmatch(start) and _NUMBER.fullmatch(end)):
                 raise DatasetError(
-                    f"{path} line {i + 1}: {label} from {start!r} to {end!r} is no frame range"
-                ) from None
+                    f"{path} line {i + 1}: {label[:40]} from {start[:40]!r} to {end[:40]!r} is no "
+                    "frame range"
+                )
+            of.append(Mark(label, int(start), int(end)))
+        if len(of) > MAX_MARKS:
+            raise DatasetError(f"{path} line {i + 1}: more than {MAX_MARKS} annotations")
     return marks
 
 
@@ -151,17 +159,24 @@ def numbered_files(root: Path) -> list[Path]:
 def annotations_beside(root: Path) -> Path | None:
     """The annotation file in or under a folder, or beside a file (or one level up); None if none.
 
-    A revised one wins: SHREC'21 ships both.
+    A revised one wins (SHREC'21 ships both), and one of the part, training or test, that the path
+    names: both parts count their sequences from 1.
     """
-    if root.is_dir():
-        found = sorted(root.rglob("*annotations*.txt")) or sorted(
-            root.parent.glob("*annotations*.txt")
-        )
-    else:
-        found = sorted(root.parent.glob("*annotations*.txt")) or sorted(
-            root.parent.parent.glob("*annotations*.txt")
-        )
-    return min(found, key=lambda p: ("revised" not in p.name, str(p)), default=None)
+    here = root if root.is_dir() else root.parent
+    found = _annotations(here.rglob("*.txt") if root.is_dir() else here.glob("*.txt"))
+    found = found or _annotations(here.parent.glob("*.txt"))
+    folders = (name.lower() for name in reversed(here.parts[-2:]))
+    part = next((w for name in folders for w in ("test", "train") if w in name), "")
+    other = {"test": "train", "train": "test"}.get(part, "\0")
+    fit = [p for p in found if other not in p.name.lower()] or found
+    return min(
+        fit, key=lambda p: (part not in p.name, "revised" not in p.name, str(p)), default=None
+    )
+
+
+def _annotations(files: Iterable[Path]) -> list[Path]:
+    words = ("annotation", "truth")
+    return [p for p in files if p.is_file() and any(word in p.name.lower() for word in words)]
 
 
 def sequence_id(path: Path) -> str:

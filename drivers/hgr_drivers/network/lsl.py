@@ -206,6 +206,9 @@ class LslDriver(Driver[LslOptions]):
     """Hands of all LSL streams that fit, one hand each."""
 
     name: ClassVar[str] = "lsl"
+    about: ClassVar[str] = "any program that streams hands by Lab Streaming Layer"
+    packages: ClassVar[tuple[str, ...]] = ("pylsl",)
+    extra: ClassVar[str] = "lsl"
     Options: ClassVar[type[Options]] = LslOptions
     silence_s: ClassVar[float] = 2 * SILENCE_S
     silence_cure: ClassVar[str] = _START

@@ -154,6 +154,7 @@ class ManusDriver(PacketDriver[ManusOptions]):
     """Both gloves of one bridge. They have no clock of their own: arrival time is taken."""
 
     name: ClassVar[str] = "manus"
+    about: ClassVar[str] = "Manus gloves, by their ZeroMQ bridge"
     Options: ClassVar[type[Options]] = ManusOptions
     switch_on: ClassVar[str] = _START
 

@@ -293,6 +293,9 @@ class NatNetDriver(UdpDriver[NatNetOptions]):
     """Hands of all skeletons that a Motive streams."""
 
     name: ClassVar[str] = "natnet"
+    about: ClassVar[str] = "OptiTrack Motive (NatNet)"
+    packages: ClassVar[tuple[str, ...]] = ("natnet",)
+    extra: ClassVar[str] = "natnet"
     Options: ClassVar[type[Options]] = NatNetOptions
     holder: ClassVar[str] = "the other NatNet client"
     switch_on: ClassVar[str] = _CURE

@@ -227,6 +227,7 @@ class RokokoDriver(UdpDriver[RokokoOptions]):
     """Hands of all actors that a Rokoko Studio streams."""
 
     name: ClassVar[str] = "rokoko"
+    about: ClassVar[str] = "Rokoko gloves and suits"
     Options: ClassVar[type[Options]] = RokokoOptions
     holder: ClassVar[str] = "the other receiver (a Rokoko plugin in Blender, Unity or Unreal)"
     switch_on: ClassVar[str] = _CURE

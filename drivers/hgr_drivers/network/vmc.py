@@ -307,6 +307,7 @@ class VmcDriver(UdpDriver[VmcOptions]):
     """Both hands of the avatar that a VMC performer sends."""
 
     name: ClassVar[str] = "vmc"
+    about: ClassVar[str] = "avatars by OSC: VSeeFace, VMagicMirror, Warudo (VMC)"
     Options: ClassVar[type[Options]] = VmcOptions
     holder: ClassVar[str] = "the other VMC receiver (an avatar or streaming program)"
     switch_on: ClassVar[str] = _CURE

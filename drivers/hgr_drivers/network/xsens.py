@@ -230,6 +230,7 @@ class XsensDriver(UdpDriver[XsensOptions]):
     """Hands of all characters that an MVN Analyze or Animate streams."""
 
     name: ClassVar[str] = "xsens"
+    about: ClassVar[str] = "Xsens MVN suits with gloves"
     Options: ClassVar[type[Options]] = XsensOptions
     holder: ClassVar[str] = "the other receiver (MVN's own Network Monitor, or a plugin)"
     switch_on: ClassVar[str] = f"{_STREAMER}; {_TICK}"

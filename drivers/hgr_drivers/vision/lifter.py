@@ -95,13 +95,13 @@ class Lifted:
     """A hand in metres.
 
     ``joints`` (22, 3) canonical. ``confidence`` is the landmarks', lowered as anchors are missing.
-    ``lacks`` is ("depth",) when the distance is only estimated from an average hand's size.
+    ``lacks`` is ("distance",) when it is only estimated from an average hand's size.
     ``anchors``: how many of the six had a depth that fits. ``size``: times the average hand.
     """
 
     joints: Float32
     confidence: float
-    lacks: tuple[Literal["depth"], ...]
+    lacks: tuple[Literal["distance"], ...]
     anchors: int
     size: float
 
@@ -182,7 +182,7 @@ def lift_anchored(
     return Lifted(
         joints,
         confidence,
-        () if fitted or (size is not None and depths_m is not None) else ("depth",),
+        () if fitted or (size is not None and depths_m is not None) else ("distance",),
         fitted,
         float(np.exp(shape.log_size)),
     )
