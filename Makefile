@@ -27,18 +27,20 @@ lint: $(READY)
 	$(BIN)/mypy
 
 bench: $(READY)
-	for name in latency hands cost process_speed same_events devineau; do \
+	for name in latency hands cost process_speed same_events step devineau realsense drivers robustness; do \
 		$(BIN)/python tools/bench/$$name.py || exit 1; \
 	done
 
 # Editable installs at the pinned versions, made again when these files change. The demo needs the
-# daemon alone; the tests need every device's library.
+# daemon alone; the tests need every device's library. The step of the networks is compiled once,
+# here, so that nobody waits for it later.
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c tools/constraints.txt
 
 $(RUNS): pyproject.toml tools/constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "hgr-stream needs Python 3.11 or later; set PYTHON=")'
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) -e '.[inference]'
+	$(BIN)/python -m hgr_stream.recognition.steppers
 	@touch $@
 
 $(READY): $(RUNS)

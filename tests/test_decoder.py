@@ -192,6 +192,25 @@ def test_the_verifier_relabels_and_no_early_label_is_silently_withdrawn():
     assert run(rows, stubborn, verify=verdict(2, 0.99))[-1].kind == "cancelled"
 
 
+def test_of_an_early_label_an_unsure_verifier_says_only_yes_or_no():
+    rows = probs((20, 0, 0.95), (25, 1, 0.7), (20, 0, 0.95))
+
+    def leaning(start: int, end: int) -> np.ndarray:
+        return np.array([0.01, 0.05, 0.79, 0.15], np.float32)
+
+    early = DecoderOptions(smooth_s=0.0, early=0.6, accept=0.04)
+    lives = [(e.kind, e.label, e.id) for e in run(rows, early, verify=leaning)]
+    assert lives[1:] == [("early", "CIRCLE", "t:1"), ("confirmed", "CIRCLE", "t:1")]
+    strict = DecoderOptions(smooth_s=0.0, early=0.6, accept=0.1)
+    refused = run(rows, strict, verify=leaning)
+    assert [e.kind for e in refused] == ["begin", "early", "cancelled"]
+    assert refused[-1].reason == "refused by the verifier"
+    silent = DecoderOptions(smooth_s=0.0, early_on=False)
+    assert run(rows, silent, verify=leaning)[-1].label == "LEFT"
+    never = DecoderOptions(smooth_s=0.0, early=0.6, overrule=1.1)
+    assert {e.id for e in run(rows, never, verify=verdict(2, 0.999))} == {"t:1"}
+
+
 def test_a_hand_that_is_lost_late_confirms_and_early_cancels():
     whole = probs((20, 0, 0.95), (25, 1, 0.95))
     assert run(whole, PLAIN, finish="lost")[-1].kind == "confirmed"

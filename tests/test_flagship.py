@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +58,21 @@ def test_gesture_and_steps_agree(net: flagship.FlagshipNet, coarse: bool) -> Non
             for k in range(n):
                 logits, _, _, state = module(joints[i : i + 1, k : k + 1], state)
             assert torch.allclose(logits[:, -1, 1:], expected[i : i + 1], atol=1e-5)
+
+
+def test_beginnings_are_cut_gestures(net: flagship.FlagshipNet) -> None:
+    joints = gestures(6)
+    share = torch.tensor([0.5, 0.21, 1.0, 0.01])
+    packed = torch.cat([joints[i, :n] for i, n in enumerate(LENGTHS.tolist())])
+    with torch.inference_mode():
+        whole, begun = net.embed_with_beginnings(packed, LENGTHS, share)
+        assert torch.equal(whole, net.embed(packed, LENGTHS))
+        for i, n in enumerate(LENGTHS.tolist()):
+            steps = math.ceil(math.ceil(n / flagship.STRIDE) * share[i].item())
+            frames = flagship.STRIDE * (steps - 1) + 1
+            cut = net.embed(joints[i, :frames], torch.tensor([frames]))
+            assert torch.allclose(begun[i : i + 1], cut, atol=1e-5)
+    assert (begun[0] - whole[0]).abs().max() > 0.01
 
 
 def test_each_frame_is_the_verdict_on_the_gesture_so_far(net: flagship.FlagshipNet) -> None:

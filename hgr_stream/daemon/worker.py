@@ -6,6 +6,7 @@ runs: the new one is loaded beside the old one, and takes over between two batch
 
 from __future__ import annotations
 
+import gc
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -34,6 +35,9 @@ class WorkerShell(Shell):
         self.send_status("starting", f"loading model {model}")
         self.threads = threads
         self.engine = Engine(bundles.load(bundles.resolve(model), threads), asked=asked)
+        # What is loaded now stays: the collector need not walk through it while hands move.
+        gc.collect()
+        gc.freeze()
         self.inlet = Inlet(self.context, self.info.sockets["windows"], "windows")
         self.outlet = Outlet(self.context, self.info.sockets, None, self.stopping)
         self.requests = self.context.socket(zmq.ROUTER)

@@ -3,7 +3,8 @@
 In the order in which data passes through it: ``Features`` (palm-relative joints, bone directions,
 fingertip distances, movements over several lags), ``CausalNet`` (the form that is trained: a
 dilated residual causal convolution over whole sequences) and ``StreamingNet`` (the same weights
-as a step with a state, the form that is shipped). Step and sequence agree to 1e-5 (tested).
+as a step with a state, the form that is shipped). Step and sequence agree to 1e-5 (tested). Once
+a gesture is over, ``SegmentVerifier`` judges it as a whole and ``SegmentDater`` dates its ends.
 
 Nothing here sees where the hand is, only how it is shaped, turned and moved: the origin of one
 sensor's coordinates means nothing to another (SHREC'21's hands float 2.3 m above theirs). Axes
@@ -17,12 +18,14 @@ one gather and one batched product do them before the layers run: that is what k
 some tens of microseconds.
 """
 
+import copy
 import math
-from typing import Final
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ..skeleton import MIDDLE_BASE, N_JOINTS, WRIST
 
@@ -153,16 +156,37 @@ class CausalNet(nn.Module):
         self.head = nn.Linear(width, 1 + classes + 2)
 
     def forward(self, joints: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        x = self.norm_in(self.features(joints).transpose(1, 2)).transpose(1, 2)
-        x = F.relu(self.stem(F.dropout(x, 0.5 * self.dropout, self.training))).transpose(1, 2)
+        # Whole channels are dropped: it regularises no worse than single values, and drawing
+        # a number for each of those took a fifth of the training time.
+        x = self.norm_in(self.features(joints).transpose(1, 2))
+        x = F.dropout1d(x, 0.5 * self.dropout, self.training).transpose(1, 2)
+        x = F.relu(self.stem(x)).transpose(1, 2)
         for conv, norm, mix, d in zip(
             self.convs, self.norms, self.mixes, self.dilations, strict=True
         ):
             h = F.relu(norm(conv(F.pad(x, (2 * d, 0)))))
-            x = x + mix(F.dropout(h, self.dropout, self.training))
-        embedding = F.relu(x).transpose(1, 2)
-        out = self.head(F.dropout(embedding, self.dropout, self.training))
-        return out[..., : 1 + self.classes], out[..., 1 + self.classes :], embedding
+            x = x + mix(F.dropout1d(h, self.dropout, self.training))
+        x = F.relu(x)
+        out = self.head(F.dropout1d(x, self.dropout, self.training).transpose(1, 2))
+        return out[..., : 1 + self.classes], out[..., 1 + self.classes :], x.transpose(1, 2)
+
+
+def stretched(joints: Tensor, length: int) -> Tensor:
+    """(B, T, 22, 3) -> (B, length, 66), linear."""
+    x = F.interpolate(
+        joints.flatten(2).transpose(1, 2), size=[length], mode="linear", align_corners=True
+    )
+    return x.transpose(1, 2)
+
+
+def segment_features(x: Tensor, frames: Tensor, projection: Tensor, rate_hz: float) -> Tensor:
+    """Stretched (B, L, 66), and the frames (B,) that each had before -> (B, L, 124)."""
+    projected = x @ projection
+    palm = projected[..., 60:63]
+    step = F.pad(palm[:, 1:] - palm[:, :-1], (0, 0, 1, 0)) * 60.0
+    path = (palm - palm.mean(1, keepdim=True)) * 10.0
+    duration = (frames / rate_hz).log().view(-1, 1, 1).expand(-1, x.shape[1], 1)
+    return torch.cat([shape_features(projected), path, step, duration], -1).clamp(-5.0, 5.0)
 
 
 class SegmentVerifier(nn.Module):
@@ -197,23 +221,112 @@ class SegmentVerifier(nn.Module):
 
     def resampled(self, joints: Tensor) -> Tensor:
         """(B, T, 22, 3) -> (B, LENGTH, 66), linear."""
-        x = joints.flatten(2).transpose(1, 2)
-        x = F.interpolate(x, size=[self.length], mode="linear", align_corners=True)
-        return x.transpose(1, 2)
+        return stretched(joints, self.length)
 
     def classify(self, x: Tensor, frames: Tensor) -> Tensor:
         """Resampled (B, LENGTH, 66) and the frames (B,) that each had before -> logits."""
-        projected = x @ self.projection
-        palm = projected[..., 60:63]
-        step = F.pad(palm[:, 1:] - palm[:, :-1], (0, 0, 1, 0)) * 60.0
-        path = (palm - palm.mean(1, keepdim=True)) * 10.0
-        duration = (frames / self.rate_hz).log().view(-1, 1, 1).expand(-1, x.shape[1], 1)
-        x = torch.cat([shape_features(projected), path, step, duration], -1).clamp(-5.0, 5.0)
+        x = segment_features(x, frames, self.projection, self.rate_hz)
         x = self.norm_in(x.transpose(1, 2))
         x = F.max_pool1d(F.relu(self.norm1(self.conv1(x))), 2)
         x = F.max_pool1d(F.relu(self.norm2(self.conv2(self.dropout(x)))), 2)
         x = F.relu(self.norm3(self.conv3(self.dropout(x))))
         return self.head(self.dropout(torch.cat([x.mean(-1), x.amax(-1)], -1)))  # type: ignore[no-any-return]
+
+    def weights(self) -> dict[str, Tensor]:
+        """By name, with the batch norms folded, see ``folded``."""
+        mean, var = self.norm_in.running_mean, self.norm_in.running_var
+        bias1, bias2, bias3 = self.conv1.bias, self.conv2.bias, self.conv3.bias
+        assert mean is not None and var is not None  # noqa: PT018
+        assert bias1 is not None and bias2 is not None and bias3 is not None  # noqa: PT018
+        return {
+            "mean": mean,
+            "gain": (var + self.norm_in.eps).rsqrt(),
+            "conv1.weight": self.conv1.weight,
+            "conv1.bias": bias1,
+            "conv2.weight": self.conv2.weight,
+            "conv2.bias": bias2,
+            "conv3.weight": self.conv3.weight,
+            "conv3.bias": bias3,
+            "head.weight": self.head.weight,
+            "head.bias": self.head.bias,
+        }
+
+
+class SegmentDater(nn.Module):
+    """Dates a segment's ends: (B, T, 22, 3), the segment and ``MARGIN_S`` on either side of it
+    -> (B, 2) seconds by which its start and its end should be moved.
+
+    It sees what came before and after, and the gesture as a whole, neither of which the stream's
+    network does when it tells a boundary.
+    """
+
+    LENGTH: Final = 32
+    MARGIN_S: Final = 0.24
+    projection: Tensor
+
+    def __init__(self, rate_hz: float, width: int = 40, dropout: float = 0.1) -> None:
+        super().__init__()
+        self.rate_hz, self.length = rate_hz, self.LENGTH
+        #: Frames on either side of the segment.
+        self.margin = round(self.MARGIN_S * rate_hz)
+        self.register_buffer("projection", projection_matrix(), persistent=False)
+        self.norm_in = nn.BatchNorm1d(125, affine=False)
+        self.conv1 = nn.Conv1d(125, width, 5, padding=2)
+        self.norm1 = nn.BatchNorm1d(width)
+        self.conv2 = nn.Conv1d(width, width, 3, padding=1)
+        self.norm2 = nn.BatchNorm1d(width)
+        self.conv3 = nn.Conv1d(width, width, 3, padding=1)
+        self.norm3 = nn.BatchNorm1d(width)
+        self.mix = nn.Linear(self.LENGTH // 4 * width, width)
+        self.head = nn.Linear(width, 2)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, joints: Tensor) -> Tensor:
+        frames = torch.full((joints.shape[0],), float(joints.shape[1]))
+        return self.shifts(stretched(joints, self.length), frames)
+
+    def shifts(self, x: Tensor, frames: Tensor) -> Tensor:
+        """Stretched (B, LENGTH, 66) and the frames (B,) that each had before -> (B, 2) seconds."""
+        place = torch.linspace(0.0, 1.0, x.shape[1]) * (frames.unsqueeze(1) - 1.0)
+        inside = (place > self.margin - 0.5) & (place < frames.unsqueeze(1) - self.margin - 0.5)
+        x = segment_features(x, frames, self.projection, self.rate_hz)
+        x = self.norm_in(torch.cat([x, inside.unsqueeze(-1).to(x.dtype)], -1).transpose(1, 2))
+        x = F.max_pool1d(F.relu(self.norm1(self.conv1(x))), 2)
+        x = F.max_pool1d(F.relu(self.norm2(self.conv2(x))), 2)
+        x = F.relu(self.norm3(self.conv3(x)))
+        return self.head(F.relu(self.mix(self.dropout(x.flatten(1)))))  # type: ignore[no-any-return]
+
+    def weights(self) -> dict[str, Tensor]:
+        """By name, with the batch norms folded, see ``folded``."""
+        mean, var = self.norm_in.running_mean, self.norm_in.running_var
+        bias1, bias2, bias3 = self.conv1.bias, self.conv2.bias, self.conv3.bias
+        assert mean is not None and var is not None  # noqa: PT018
+        assert bias1 is not None and bias2 is not None and bias3 is not None  # noqa: PT018
+        return {
+            "mean": mean,
+            "gain": (var + self.norm_in.eps).rsqrt(),
+            "conv1.weight": self.conv1.weight,
+            "conv1.bias": bias1,
+            "conv2.weight": self.conv2.weight,
+            "conv2.bias": bias2,
+            "conv3.weight": self.conv3.weight,
+            "conv3.bias": bias3,
+            "head.weight": self.head.weight,
+            "head.bias": self.head.bias,
+            "mix.weight": self.mix.weight,
+            "mix.bias": self.mix.bias,
+            "margin": torch.tensor([self.margin]),
+        }
+
+
+def folded(net: SegmentVerifier | SegmentDater) -> Any:
+    """A copy with its batch norms folded into the convolutions, as freezing would do."""
+    net = copy.deepcopy(net).eval()
+    for i in (1, 2, 3):
+        conv, norm = getattr(net, f"conv{i}"), getattr(net, f"norm{i}")
+        setattr(net, f"conv{i}", fuse_conv_bn_eval(conv, norm))
+        setattr(net, f"norm{i}", nn.Identity())
+    return net
 
 
 class StreamingNet(nn.Module):
@@ -221,7 +334,7 @@ class StreamingNet(nn.Module):
 
     forward: joints (B, n, 22, 3) metres, state (B, S) -> logits (B, n, 1+C), boundary (B, n, 2),
     embedding (B, n, W), state (B, S). ``initial_state(batch)`` gives a new track's state.
-    ``verify`` is the segment verifier's verdict.
+    ``verify`` is the segment verifier's verdict; ``refine`` are the dater's shifts (none: zeros).
     """
 
     projection: Tensor
@@ -240,9 +353,12 @@ class StreamingNet(nn.Module):
     frame_slots: Tensor
     frame_write: Tensor
 
-    def __init__(self, net: CausalNet, verifier: SegmentVerifier) -> None:
+    def __init__(
+        self, net: CausalNet, verifier: SegmentVerifier, dater: SegmentDater | None = None
+    ) -> None:
         super().__init__()
-        self.verifier = verifier
+        self.verifier = folded(verifier)
+        self.dater = None if dater is None else folded(dater)
         self.outputs = 1 + net.classes
         self.width, self.layers = net.width, len(net.dilations)
         self.n_slots = 2 * sum(net.dilations)
@@ -312,6 +428,36 @@ class StreamingNet(nn.Module):
     @torch.jit.export
     def verify(self, joints: Tensor) -> Tensor:
         return self.verifier(joints)  # type: ignore[no-any-return]
+
+    @torch.jit.export
+    def refine(self, joints: Tensor) -> Tensor:
+        if self.dater is None:
+            return torch.zeros(joints.shape[0], 2)
+        return self.dater(joints)  # type: ignore[no-any-return]
+
+    @torch.jit.export
+    def weights(self) -> dict[str, Tensor]:
+        """By name, for ``steppers``: freezing makes nameless constants of them."""
+        named = {
+            "projection": self.projection,
+            "lag_scales": self.lag_scales,
+            "stem_weight": self.stem_weight,
+            "stem_bias": self.stem_bias,
+            "past_weight": self.past_weight,
+            "past_bias": self.past_bias,
+            "now_weight": self.now_weight,
+            "mix_weight": self.mix_weight,
+            "head_weight": self.head_weight,
+            "head_bias": self.head_bias,
+            "tap_slots": self.tap_slots,
+            "write_slots": self.write_slots,
+        }
+        for name, value in self.verifier.weights().items():
+            named["verifier." + name] = value
+        if self.dater is not None:
+            for name, value in self.dater.weights().items():
+                named["dater." + name] = value
+        return named
 
     def forward(self, joints: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         if joints.shape[1] >= 4:
@@ -434,11 +580,13 @@ class StreamingNet(nn.Module):
         return ring.flatten(1)
 
 
-def export(net: CausalNet, verifier: SegmentVerifier) -> torch.jit.ScriptModule:
-    """The trained pair as one frozen TorchScript module that keeps the streaming contract."""
-    module = StreamingNet(net.eval(), verifier.eval()).eval()
+def export(
+    net: CausalNet, verifier: SegmentVerifier, dater: SegmentDater | None = None
+) -> torch.jit.ScriptModule:
+    """What was trained as one frozen TorchScript module that keeps the streaming contract."""
+    module = StreamingNet(net.eval(), verifier.eval(), dater.eval() if dater else None).eval()
     scripted = torch.jit.script(module)
     frozen: torch.jit.ScriptModule = torch.jit.freeze(
-        scripted, preserved_attrs=["initial_state", "verify"]
+        scripted, preserved_attrs=["initial_state", "verify", "refine", "weights"]
     )
     return frozen

@@ -8,14 +8,15 @@
 5. It ends when all gestures together stay below ``end`` for ``end_hold_s``, or at
    ``max_duration_s`` (after which there must be quiet before the next).
 6. Both ends are then dated: by the network's own boundary peaks where it gives any, which come
-   ``boundary_delay_s`` late, otherwise by where the probability rose and fell.
+   ``boundary_delay_s`` late, otherwise by where the probability rose and fell. Those of a gesture
+   of at most ``refine_max_s`` are dated once more by the model's dater, where it has one.
 7. Too short (``min_duration_s``), too weak (``min_mean``), refused by the verifier (``accept``)
    or doubtful as a whole (``min_quality``): *cancelled*, with the reason. Quality is the product
    of the verifier's probability, the label's highest probability, and the geometric mean of the
    two boundary peaks: true gestures have all of them, most false ones lack an end.
-8. Otherwise *confirmed*. The verifier may change the label; if the old one was told early, that
-   event is cancelled and the new label gets an event of its own, so no early label is ever
-   silently withdrawn.
+8. Otherwise *confirmed*. The verifier may change the label, but an id keeps a label that was told
+   early: of that one the verifier may only say yes or no. If it is surer than ``overrule`` that it
+   was another gesture, the early event is cancelled and the other gets an event of its own.
 9. A hand that is lost ends its gesture: confirmed if it passes 7, else cancelled.
 
 Pure: values in, values out, time is in the scores. One ``Decoder`` follows one track.
@@ -36,6 +37,8 @@ from .recogniser import Scores
 
 #: (start_ns, end_ns) -> the verifier's probabilities (1+C,), or None where there is no verifier.
 Verify = Callable[[int, int], "Float32 | None"]
+#: (start_ns, end_ns, now_ns) -> both ends dated anew, or None where there is nothing to date by.
+Refine = Callable[[int, int, int], "tuple[int, int] | None"]
 
 #: Reasons after which what was seen still counts as a whole gesture, if it passes the gates.
 _ORDINARY_ENDS = frozenset({"lost", "gap", "end"})
@@ -121,6 +124,7 @@ class Decoder:
     tick_s: float
     verify: Verify | None = None
     track: str = ""
+    refine: Refine | None = None
     _limits: _Limits = field(init=False)
     _ticks: list[_Tick] = field(default_factory=list)
     _smoothed: NDArray[np.float64] | None = None
@@ -262,7 +266,9 @@ class Decoder:
     def _close(self, fall_ns: int, now_ns: int, events: list[Event], lost: str = "") -> None:
         g = self._open
         assert g is not None
-        onset_ns, offset_ns, edges = self._dated(g, fall_ns, now_ns, cut=fall_ns == now_ns)
+        cut = fall_ns == now_ns
+        onset_ns, offset_ns, edges = self._dated(g, fall_ns, now_ns, cut)
+        onset_ns, offset_ns = self._refined(onset_ns, offset_ns, now_ns, cut)
         first, last = self._first_after(onset_ns), self._first_after(offset_ns + 1)
         rows = [t.probs for t in self._ticks[first:last]] or [self._ticks[-1].probs]
         mean = np.array(rows, np.float64).mean(0)
@@ -297,7 +303,9 @@ class Decoder:
             # Two witnesses of nearly independent errors: the product of what both say.
             both = verdict.astype(np.float64) * (mean + 0.05)
             if self.options.relabel:
-                label = int(both[1:].argmax()) + 1
+                other = int(both[1:].argmax()) + 1
+                if not g.early or verdict[other] >= self.options.overrule:
+                    label = other
         confidence = float(mean[label])
         if offset_ns - onset_ns < lim.min_ns[label]:
             return label, confidence, "too short"
@@ -340,6 +348,16 @@ class Decoder:
             offset_ns = offset_ns if at is None else at
             edges = start if cut else float(np.sqrt(start * end))
         return onset_ns, max(offset_ns, onset_ns), edges
+
+    def _refined(self, onset_ns: int, offset_ns: int, now_ns: int, cut: bool) -> tuple[int, int]:
+        """Both ends as the dater tells them, who has seen the whole gesture. Long ones are left:
+        it sees them too coarsely."""
+        long = offset_ns - onset_ns > self.options.refine_max_s * 1e9
+        found = None if long or self.refine is None else self.refine(onset_ns, offset_ns, now_ns)
+        if found is not None:
+            onset_ns = max(found[0], self._last_end_ns + 1, self._ticks[0].time_ns)
+            offset_ns = offset_ns if cut else min(found[1], now_ns)
+        return onset_ns, max(offset_ns, onset_ns)
 
     def _peak(self, side: str, from_ns: int, to_ns: int, late_ns: int) -> tuple[int | None, float]:
         """The highest boundary probability in a stretch; its time, dated back, or None if faint."""

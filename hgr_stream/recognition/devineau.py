@@ -293,11 +293,12 @@ def _pooled_blocks(y: Tensor, steps: int, n_blocks: int) -> Tensor:
     """Sum even and odd outputs y (C, 2, B, n, 2, 2 * maps) to 2 n pooled steps, of which the first
     ``steps`` count; cut them, zero-padded, into (2 * C, B * n_blocks, 10 * maps)."""
     channels, batch, n, maps = y.shape[0], y.shape[2], y.shape[3], y.shape[5] // 2
+    # narrow and select: an index with colons costs an operation for each of them.
     padded = torch.empty([channels, 2, batch, 4 * n_blocks + 6, maps])
-    place = padded[:, :, :, 3 : 3 + 2 * n].view(channels, 2, batch, n, 2 * maps)
-    torch.add(y[:, :, :, :, 0], y[:, :, :, :, 1], out=place)
-    padded[:, :, :, :3].zero_()
-    padded[:, :, :, 3 + steps :].zero_()
+    place = padded.narrow(3, 3, 2 * n).view(channels, 2, batch, n, 2 * maps)
+    torch.add(y.select(4, 0), y.select(4, 1), out=place)
+    padded.narrow(3, 0, 3).zero_()
+    padded.narrow(3, 3 + steps, 4 * n_blocks + 3 - steps).zero_()
     blocks = padded.view(2 * channels, batch, -1).unfold(2, 10 * maps, 4 * maps).contiguous()
     return blocks.view(2 * channels, batch * n_blocks, 10 * maps)
 
@@ -420,7 +421,7 @@ class FastDevineau(nn.Module):
         frames = x.permute(2, 0, 1).reshape(-1, self.size)
         gathered = torch.addmm(self.ones, frames, self.gather)
         edge = self.n1 * 11
-        rows = gathered[:, :edge].reshape(channels, batch * self.n1, 11)
+        rows = gathered.narrow(1, 0, edge).reshape(channels, batch * self.n1, 11)
         y = torch.bmm(rows, self.weight1).relu_()
         y = y.view(channels, batch, self.n1, 2, 2, 16).permute(0, 3, 1, 2, 4, 5)
 
@@ -432,12 +433,10 @@ class FastDevineau(nn.Module):
         y = y.view(2 * channels, batch, -1).add_(self.bias3).relu_()
         y = y.view(2 * channels, batch, self.n3, 2, 8)
 
-        maps = (y[:, :, :, 0] + y[:, :, :, 1]).view(2 * channels, batch, -1)[:, :, : 4 * self.t3]
-        residual = gathered[:, edge:].view(channels, batch, self.t3)
-        features = torch.cat(
-            [maps.transpose(0, 1).reshape(batch, -1), residual.transpose(0, 1).reshape(batch, -1)],
-            dim=1,
-        )
+        maps = (y.select(3, 0) + y.select(3, 1)).view(2 * channels, batch, -1)
+        maps = maps.narrow(2, 0, 4 * self.t3).transpose(0, 1).reshape(batch, -1)
+        residual = gathered.narrow(1, edge, self.t3).view(channels, batch, self.t3)
+        features = torch.cat([maps, residual.transpose(0, 1).reshape(batch, -1)], dim=1)
         out: Tensor = self.output(self.hidden(features).relu_())
         return out
 

@@ -135,6 +135,7 @@ class Engine:
                 tick_s,
                 partial(self.recogniser.verify, *key) if self.bundle.has_verifier else None,
                 window.track,
+                partial(self.recogniser.refine, *key) if m.refine_margin_s > 0 else None,
             )
         return events
 

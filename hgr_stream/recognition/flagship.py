@@ -100,7 +100,8 @@ def hold(x: Tensor, owner: Tensor, share: float, training: bool) -> Tensor:
 
 
 class Branch(nn.Module):
-    """One opinion: packed features (N, N_FEATURES) -> pooled (B, 4 * width) -> logits (B, out)."""
+    """One opinion: packed features (N, N_FEATURES) -> (N, width), ``pool`` -> (B, 4 * width),
+    ``classify`` -> logits (B, out)."""
 
     def __init__(
         self, out: int, width: int, dilations: tuple[int, ...], dropout: float, attention: int
@@ -115,7 +116,8 @@ class Branch(nn.Module):
         self.score = nn.Linear(width, attention)
         self.head = nn.Linear(4 * width, out)
 
-    def forward(self, x: Tensor, place: Tensor, owner: Tensor, steps: Tensor) -> Tensor:
+    def forward(self, x: Tensor, place: Tensor, owner: Tensor) -> Tensor:
+        """Packed features -> what is pooled, (N, width)."""
         x = F.relu(self.stem(hold(x, owner, 0.5 * self.dropout, self.training)))
         for taps, norm, mix, d in zip(
             self.taps, self.norms, self.mixes, self.dilations, strict=True
@@ -123,7 +125,7 @@ class Branch(nn.Module):
             # Oldest first: 2d ago, d ago, now.
             h = taps(torch.cat([back(x, place, 2 * d), back(x, place, d), x], 1))
             x = x + mix(hold(F.relu(norm(h)), owner, self.dropout, self.training))
-        return self.pool(F.relu(x).float(), owner, steps)
+        return F.relu(x).float()
 
     def classify(self, pooled: Tensor) -> Tensor:
         """(B, 4 * width) -> logits (B, out)."""
@@ -193,10 +195,29 @@ class FlagshipNet(nn.Module):
 
     def embed(self, joints: Tensor, lengths: Tensor) -> Tensor:
         """Packed gestures (N, 22, 3) with their lengths (B,) -> pooled (B, G * 4 * width)."""
+        return self.embed_with_beginnings(joints, lengths, None)[0]
+
+    def embed_with_beginnings(
+        self, joints: Tensor, lengths: Tensor, share: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """``embed`` of whole gestures, and of the first ``share`` (S,) of the first S of them: one
+        run for both, as nothing here looks ahead."""
         x, place, steps = self.features(joints, lengths)
         owner = torch.arange(len(steps), device=x.device).repeat_interleave(steps)
         x = self.norm_in(x)
-        return torch.cat([branch(x, place, owner, steps) for branch in self.opinions()], 1)
+        hidden = [branch(x, place, owner) for branch in self.opinions()]
+        whole = self._pool(hidden, owner, steps)
+        if share is None:
+            return whole, whole[:0]
+        cut = len(share)
+        seen = (steps[:cut] * share).ceil().long().clamp_min(1)
+        kept = torch.nonzero(place[: int(steps[:cut].sum())] < seen.repeat_interleave(steps[:cut]))
+        kept = kept.squeeze(1)
+        return whole, self._pool([h[kept] for h in hidden], owner[kept], seen)
+
+    def _pool(self, hidden: list[Tensor], owner: Tensor, steps: Tensor) -> Tensor:
+        parts = zip(self.opinions(), hidden, strict=True)
+        return torch.cat([branch.pool(h, owner, steps) for branch, h in parts], 1)
 
     def classify(self, pooled: Tensor) -> Tensor:
         """(B, G * 4 * width) running statistics at the end -> logits (B, G, K+C)."""
@@ -369,6 +390,32 @@ class StreamingFlagship(nn.Module):
         return torch.zeros(batch, self.size)
 
     @torch.jit.export
+    def weights(self) -> dict[str, Tensor]:
+        """By name, for ``steppers``: freezing makes nameless constants of them."""
+        return {
+            "projection": self.projection,
+            "scales": self.scales,
+            "stem_weight": self.stem_weight,
+            "stem_bias": self.stem_bias,
+            "past_weight": self.past_weight,
+            "past_bias": self.past_bias,
+            "now_weight": self.now_weight,
+            "mix_weight": self.mix_weight,
+            "score_weight": self.score_weight,
+            "score_bias": self.score_bias,
+            "head_weight": self.head_weight,
+            "head_bias": self.head_bias,
+            "none_weight": self.none_weight,
+            "none_bias": self.none_bias,
+            "coarse_of": self.coarse_of,
+            "tap_slots": self.tap_slots,
+            "write_slots": self.write_slots,
+            "counting": torch.tensor(
+                [self.period, self.stride, int(self.wrap), int(self.give_coarse)]
+            ),
+        }
+
+    @torch.jit.export
     def classify(self, joints: Tensor) -> Tensor:
         state = self.initial_state(joints.shape[0])
         flat = joints.flatten(2)
@@ -481,6 +528,6 @@ def export(
     """The trained network as one frozen TorchScript module that keeps the streaming contract."""
     module = StreamingFlagship(net.eval(), none_head, coarse).eval()
     frozen: torch.jit.ScriptModule = torch.jit.freeze(
-        torch.jit.script(module), preserved_attrs=["initial_state", "classify"]
+        torch.jit.script(module), preserved_attrs=["initial_state", "classify", "weights"]
     )
     return frozen

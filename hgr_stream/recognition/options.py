@@ -50,8 +50,12 @@ class DecoderOptions(msgspec.Struct, omit_defaults=True):
     lookback_s: float = 0.8  #: how far before its detection a beginning is looked for
     accept: float = 0.3  #: the verifier's least probability
     min_quality: float = 0.0  #: see rule 7 of ``decoder``; 0: not asked for
+    refine_max_s: float = 1.6  #: the dater dates gestures no longer than this anew
     relabel: bool = True  #: the verifier may change the label
     sure: float = 0.0  #: the least confidence that is told, verifier or not
+    #: The verifier, this sure of another label, confirms that one in place of one told early,
+    #: which is cancelled; less sure, it may only confirm or refuse. Above 1: never.
+    overrule: float = 0.8
     per_class: dict[str, ClassOptions] = {}
 
     def of(self, label: str, name: str) -> Any:
@@ -76,6 +80,7 @@ class Metadata(msgspec.Struct, omit_defaults=False, forbid_unknown_fields=False)
     mirror_labels: dict[str, str] = {}  #: what a mirrored hand's gesture is in truth: LEFT is RIGHT
     temperature: float = 1.0  #: logits are divided by it
     verify_temperature: float = 1.0
+    refine_margin_s: float = 0.0  #: what the dater sees on either side of a segment; 0: no dater
     decoder: DecoderOptions = msgspec.field(default_factory=DecoderOptions)
     training: dict[str, Any] = {}
     scores: dict[str, Any] = {}

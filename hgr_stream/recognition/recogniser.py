@@ -6,9 +6,9 @@ an ended one is forgotten, and a state can be taken out as bytes and put in else
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 import numpy as np
@@ -17,6 +17,12 @@ from numpy.typing import NDArray
 from ..messages import Window
 from ..skeleton import N_JOINTS, Float32, mirrored
 from .bundle import Bundle, ModelError
+from .steppers import Scripted, softmax, stepper
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["HandState", "Recogniser", "Scores", "refined", "rounds", "softmax"]
 
 #: Frames kept for the verifier: the longest gesture, what the decoder waits for, and a run.
 HISTORY_S: Final = 14.0
@@ -129,6 +135,8 @@ class Recogniser:
             if self._streams
             else np.zeros(0, np.float32)
         )
+        self.step = stepper(bundle) if self._streams else None
+        self._segments = self.step or Scripted(bundle)
 
     def push(self, windows: Sequence[Window]) -> list[Scores]:
         """One ``Scores`` a window, in the windows' order.
@@ -169,7 +177,7 @@ class Recogniser:
                 results[run[0]] = self._nothing(window)
                 continue
             if hand is None or hand.track != window.track:
-                hand = HandState(window.track, self._initial, self._capacity)
+                hand = HandState(window.track, self._initial.copy(), self._capacity)
                 self._hands[key] = hand
             live.append(_Due(run, hand, [self._joints(windows[i]) for i in run]))
         if self._streams:
@@ -188,18 +196,13 @@ class Recogniser:
         self, due: list[_Due], windows: Sequence[Window], results: list[Scores | None]
     ) -> None:
         """Runs of one length, all hands in one batch: a row of scores for every frame."""
-        import torch
-
         if len(due) == 1 and len(due[0].frames) == 1:
             joints, states = np.array(due[0].frames[0][None]), due[0].hand.state[None]
         else:
             joints = np.stack([np.concatenate(d.frames) for d in due])
             states = np.stack([d.hand.state for d in due])
-        with torch.inference_mode():
-            out = self.bundle.module(torch.from_numpy(joints), torch.from_numpy(states))
-            logits, boundary, embedding, after = (t.numpy() for t in out)
-        probs = softmax(logits / self.bundle.metadata.temperature)
-        edges = 1.0 / (1.0 + np.exp(-boundary))
+        assert self.step is not None
+        probs, edges, embedding, after = self.step(joints, states)
         size = self.bundle.metadata.size
         for row, d in enumerate(due):
             d.hand.state = after[row]
@@ -253,8 +256,6 @@ class Recogniser:
         state = self._hands.get((device, hand))
         if not self.bundle.has_verifier or state is None:
             return None
-        import torch
-
         m = self.bundle.metadata
         step_ns = 1e9 / m.rate_hz
         history = state.history
@@ -262,10 +263,26 @@ class Recogniser:
         frames = max(round((end_ns - start_ns) / step_ns) + 1, 3)
         last = max(len(history) - max(back, 0), 1)
         segment = history[max(last - frames, 0) : last]
-        with torch.inference_mode():
-            x = torch.from_numpy(np.ascontiguousarray(segment))[None]
-            logits = self.bundle.module.verify(x)[0].numpy()
-        return softmax(logits / m.verify_temperature)
+        return self._segments.verify(segment)
+
+    def refine(
+        self, device: str, hand: str, start_ns: int, end_ns: int, now_ns: int
+    ) -> tuple[int, int] | None:
+        """Both ends of a stretch of a live track dated anew by the model's dater, or None.
+
+        now_ns: what came later is not looked at, so that bursts give the same as single frames.
+        """
+        m = self.bundle.metadata
+        state = self._hands.get((device, hand))
+        if m.refine_margin_s <= 0 or state is None or not len(state.history):
+            return None
+        times = (state.last_ns, start_ns, end_ns, now_ns)
+        return refined(self._dates, state.history, times, m.rate_hz, m.refine_margin_s)
+
+    def _dates(self, segment: Tensor) -> Tensor:
+        import torch
+
+        return torch.from_numpy(self._segments.refine(segment[0].numpy()))[None]
 
     def export_state(self, device: str, hand: str) -> bytes | None:
         """A live hand's state, for another recogniser's ``import_state``; None if unknown."""
@@ -282,6 +299,38 @@ class Recogniser:
         return len(self._hands)
 
 
+def refined(
+    dater: Callable[[Tensor], Tensor],
+    joints: Float32,
+    times_ns: tuple[int, int, int, int],
+    rate_hz: float,
+    margin_s: float,
+) -> tuple[int, int]:
+    """Both ends of a segment dated anew. joints: (T, 22, 3), the model's ticks up to the first of
+    ``times_ns``: the last tick, start, end, and now, after which nothing is looked at."""
+    import torch
+
+    last_ns, start_ns, end_ns, now_ns = times_ns
+    step_ns = 1e9 / rate_hz
+    newest = len(joints) - 1
+
+    def row(time_ns: int) -> int:
+        return newest - max(round((last_ns - time_ns) / step_ns), 0)
+
+    last = row(end_ns)
+    first = min(row(start_ns), last - 2)
+    margin = round(margin_s * rate_hz)
+    rows = np.arange(first - margin, last + margin + 1).clip(0, max(row(now_ns), 0))
+    with torch.inference_mode():
+        shift = dater(torch.from_numpy(np.ascontiguousarray(joints[rows])[None]))[0].tolist()
+    # To the millisecond: the last digits are the processor's.
+    start_ns, end_ns = (
+        last_ns - round((newest - at) * step_ns) + round(by * 1e3) * 1_000_000
+        for at, by in zip((first, last), shift, strict=True)
+    )
+    return start_ns, end_ns
+
+
 def _times(window: Window, rows: int) -> NDArray[np.int64]:
     return window.time_ns - window.step_ns * np.arange(rows - 1, -1, -1, dtype=np.int64)
 
@@ -292,6 +341,8 @@ def rounds(windows: Sequence[Window]) -> list[list[list[int]]]:
     A run is consecutive windows of one track, or the message that ends one. A round has at most
     one run of each hand, so that its runs may go together.
     """
+    if len(windows) == 1:  # the live case
+        return [[[0]]]
     by_hand: dict[tuple[str, str], list[list[int]]] = {}
     for i, window in enumerate(windows):
         runs = by_hand.setdefault((window.device, window.hand), [])
@@ -303,10 +354,3 @@ def rounds(windows: Sequence[Window]) -> list[list[list[int]]]:
         runs.append([i])
     most = max((len(runs) for runs in by_hand.values()), default=0)
     return [[runs[k] for runs in by_hand.values() if k < len(runs)] for k in range(most)]
-
-
-def softmax(logits: NDArray) -> Float32:
-    """Over the last axis."""
-    e = np.exp(logits - logits.max(-1, keepdims=True))
-    probs: Float32 = (e / e.sum(-1, keepdims=True)).astype(np.float32)
-    return probs

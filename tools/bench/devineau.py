@@ -10,11 +10,15 @@ is told as "after others".
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from typing import Any
 
 import click
+
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # as the worker has it; the peer has it too
+
 import torch
 from torch import Tensor, nn
 

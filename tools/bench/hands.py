@@ -249,19 +249,20 @@ def batch_ms(model: str, hands: int, batches: int = 60) -> Spread:
     import torch
 
     from hgr_stream.recognition.bundle import load
+    from hgr_stream.recognition.steppers import stepper
 
     bundle = load(model)
-    joints = torch.rand(hands, bundle.metadata.size, 22, 3) * 0.2
-    streams = bundle.metadata.kind == "streaming"
-    state = bundle.module.initial_state(hands) if streams else None
+    joints = np.random.default_rng(0).random((hands, bundle.metadata.size, 22, 3), np.float32) * 0.2
+    step = stepper(bundle) if bundle.metadata.kind == "streaming" else None
+    state = bundle.module.initial_state(hands).numpy().copy() if step else None
     times: list[float] = []
     with torch.inference_mode():
         for k in range(batches + 5):
             began_ns = time.perf_counter_ns()
-            if streams:
-                *_, state = bundle.module(joints, state)
+            if step:
+                state = step(joints, state).state
             else:
-                bundle.module(joints)
+                bundle.module(torch.from_numpy(joints))
             if k >= 5:
                 times.append((time.perf_counter_ns() - began_ns) / 1e6)
     return Spread.of(times)

@@ -383,7 +383,11 @@ class Split:
             (engine.recogniser, "verify", "verifier"),
         ):
             setattr(owner, attribute, self.timed(name, getattr(owner, attribute)))
-        engine.recogniser.bundle = _TimedBundle(engine.recogniser.bundle, self)
+        recogniser = engine.recogniser
+        if recogniser.step is None:  # a windowed model
+            recogniser.bundle = _TimedBundle(recogniser.bundle, self)
+        else:
+            recogniser.step = self.timed("network", recogniser.step)
 
     def timed(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
         def wrapped(*args: Any) -> Any:

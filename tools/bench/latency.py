@@ -216,8 +216,8 @@ def paced_work(model: str, frames: list[Frame]) -> dict[str, list[float]]:
         before = dict(split.took_s)
         events = timed("worker: all it computes", lambda: engine.push(windows))  # noqa: B023
         inside = {k: 1e3 * (s - before.get(k, 0.0)) for k, s in split.took_s.items()}
-        row.append(("  network (the TorchScript call)", inside["network"]))
-        row.append(("  around it (arrays, softmax)", inside["recogniser"] - inside["network"]))
+        row.append(("  network (features, step, softmax)", inside["network"]))
+        row.append(("  around it (arrays, states)", inside["recogniser"] - inside["network"]))
         if inside.get("verifier"):
             row.append(("worker: verifier (part of it), when a gesture ends", inside["verifier"]))
         rest = inside["engine"] - inside["recogniser"] - inside.get("verifier", 0.0)

@@ -92,8 +92,8 @@ def stages(split: Split, read_s: float, stream_s: float, frames: int) -> list[di
     parts = {
         "reading and decoding": read_s,
         "segmentation": t["segmentation"],
-        "network (the TorchScript call)": t["network"],
-        "around the network (stack, softmax, history)": t["recogniser"] - t["network"],
+        "network (features, step, softmax)": t["network"],
+        "around the network (stack, history)": t["recogniser"] - t["network"],
         "verifier": t["verifier"],
         "decoder": t["engine"] - t["recogniser"] - t["verifier"],
         "the loop itself": t["all"] - t["segmentation"] - t["engine"],
