@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import click
+import msgspec
 import numpy as np
 import pytest
+from click.testing import CliRunner, Result
 
+from hgr_stream.cli.online import choose as choose_recordings
+from hgr_stream.cli.online import evaluate_online_command as judge_command
+from hgr_stream.cli.online import tune as tune_command
 from hgr_stream.datasets.base import DatasetError
 from hgr_stream.datasets.convert import Recording
-from hgr_stream.messages import Truth
+from hgr_stream.messages import Truth, encode
+from hgr_stream.pipeline import BATCH, Pipeline, run_recording
 from hgr_stream.recognition.bundle import load
+from hgr_stream.recognition.options import ClassOptions
+from hgr_stream.recording import Writer
+from hgr_stream.stream import topics
+from hgr_stream.training import thresholds
 from hgr_stream.training.metrics import Span, calibration_error
 from hgr_stream.training.online_evaluate import (
     Played,
@@ -18,9 +30,10 @@ from hgr_stream.training.online_evaluate import (
     evaluate,
     report,
     timeline,
-    truths_of,
 )
-from hgr_stream.training.thresholds import Candidate, choose, tune
+from hgr_stream.training.tape import tape
+from hgr_stream.training.thresholds import Candidate, best_f1, choose, tune
+from hgr_stream.training.truth import truths_of
 from tests.hands import swipe_frames
 from tests.models import save_palm_model
 
@@ -103,6 +116,128 @@ def test_tuning_rids_a_recording_of_its_false_events(tmp_path: Path) -> None:
     assert tuned.before.benchmark.false_per_hour > 100
     assert tuned.after.benchmark.false_per_hour == 0.0
     assert tuned.threshold["RIGHT"] > 0.5
+
+
+def test_f1_thresholds_are_lowered_too_and_few_samples_lean_on_all() -> None:
+    found = [
+        *(Candidate("A", c, True, False) for c in (0.15, 0.2, 0.3, 0.5)),
+        *(Candidate("B", c, True, False) for c in (0.6, 0.7, 0.8, 0.9) * 6),
+        *(Candidate("B", c, False, True) for c in (0.4, 0.45, 0.5, 0.55) * 6),
+    ]
+    chosen = best_f1(found, ["A", "B", "C"])
+    assert 0.55 < chosen["B"] < 0.6
+    assert chosen["C"] == pytest.approx(chosen["B"], abs=0.02), "never seen: as the others"
+    assert chosen["A"] < 0.15
+    alone = best_f1([Candidate("A", 0.05, False, False), *found], ["A"])
+    assert alone["A"] >= 0.05
+
+
+def swipes(bundle_rate: float = 100.0) -> Recording:
+    strokes = [(1.0, 1.4), (7.4, 7.8), (13.8, 14.2)]
+    truths = [Truth("test", "right", "RIGHT", int(a * 1e9), int(b * 1e9)) for a, b in strokes]
+    frames = swipe_frames(3, rate_hz=bundle_rate)
+    return Recording("swipes", Path("x"), "swipes", frames, truths)
+
+
+def test_a_tape_gives_the_pipelines_events_under_any_settings(tmp_path: Path) -> None:
+    bundle = load(save_palm_model(tmp_path / "palm.pt"))
+    kept = tape(bundle, swipes())
+    own = bundle.metadata.decoder
+    for options in (None, msgspec.structs.replace(own, begin=0.8, early_on=False)):
+        events, _ = run_recording(Pipeline(bundle, batch=BATCH, options=options), swipes().frames)
+        assert len(events) >= 6
+        assert kept.events(options) == events
+        assert kept.events(options) == events, "played again it is the same"
+
+
+def test_tuning_for_f1_wins_back_what_was_refused(tmp_path: Path) -> None:
+    path = save_palm_model(tmp_path / "palm.pt")
+    bundle = load(path)
+    strict = {"LEFT": ClassOptions(sure=0.99), "RIGHT": ClassOptions(sure=0.99)}
+    bundle.metadata.decoder = msgspec.structs.replace(bundle.metadata.decoder, per_class=strict)
+    recordings = [swipes(hz) for hz in (100.0, 60.0, 50.0)]
+    tuned = tune(bundle, recordings, None, for_f1=True)
+    assert tuned.before.benchmark.recall < 0.5
+    assert tuned.after.benchmark.f1 == 1.0
+    assert tuned.threshold["RIGHT"] < 0.99
+    assert tuned.usual_f1 is not None
+    assert tuned.expected_f1 is not None
+    assert tuned.expected_f1 > tuned.usual_f1
+    few = tune(bundle, recordings[:1], None, for_f1=True)
+    assert few.expected_f1 is None
+
+
+def test_thresholds_that_lose_elsewhere_are_not_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = load(save_palm_model(tmp_path / "palm.pt"))
+    recordings = [swipes(hz) for hz in (100.0, 60.0, 50.0)]
+    for lost, taken in ((0.02, True), (0.06, False)):
+        monkeypatch.setattr(thresholds, "_cross_validated", lambda _, lost=lost: (0.9, 0.9 - lost))
+        tuned = tune(bundle, recordings, None, for_f1=True)
+        assert bool(tuned.threshold) is taken
+
+
+def test_only_what_a_model_has_not_seen_judges_it(tmp_path: Path) -> None:
+    bundle = load(save_palm_model(tmp_path / "palm.pt"))
+    several = [Recording(n, Path("x"), n, [], []) for n in ("1", "2", "anna.01", "anna.02")]
+
+    def kept(training: dict, dataset: str) -> list[str]:
+        bundle.metadata.training = training
+        return [r.name for r in choose_recordings(bundle, several, dataset, "train")[0]]
+
+    held = {"data": "shrec21, 9 sequences", "held_out": ["2"], "trained_on": "all but the held-out"}
+    assert kept(held, "shrec21") == ["2"]
+    assert len(kept(held, "shrec22")) == 4
+    both = {"data": "recordings+shrec21, 9", "held_out": ["recordings:anna.07", "shrec21:1"]}
+    assert kept(both, "recordings") == ["anna.01", "anna.02"]
+    assert kept(both, "shrec21") == ["1"]
+    with pytest.raises(click.ClickException, match="trained on all"):
+        kept({**held, "trained_on": "all sequences at the end"}, "shrec21")
+    with pytest.raises(click.ClickException, match="none of these"):
+        kept({**held, "held_out": ["77"]}, "shrec21")
+
+
+def test_the_commands_on_recordings_of_ones_own(tmp_path: Path) -> None:
+    model = str(save_palm_model(tmp_path / "palm.pt"))
+    folder = tmp_path / "sessions"
+    folder.mkdir()
+    for name in ("a", "b", "c"):
+        with Writer(folder / f"{name}.mcap") as writer:
+            for f in swipe_frames(3):
+                writer.write(topics.of(f), encode(f), f.time_ns, f.time_ns, f.seq)
+        (folder / f"{name}.csv").write_text("RIGHT,1.0,1.4\nRIGHT,7.4,7.8\nRIGHT,13.8,14.2\n")
+
+    def run(command: click.Command, *args: str) -> Result:
+        return CliRunner().invoke(command, [*args, "--model", model], catch_exceptions=False)
+
+    judge = ("--online", "--root", str(folder))
+    picture = tmp_path / "b.png"
+    done = run(judge_command, *judge, "--json", "--picture", str(picture), "--timeline", "b")
+    assert done.exit_code == 0, done.output
+    told = json.loads(done.stdout)
+    assert (told["gestures"], told["confirmed"]["f1"], told["early"]["f1"]) == (9, 1.0, 1.0)
+    keys = "detection_rate false_positives jaccard delay precision recall f1 false_per_hour"
+    keys += " edit_accuracy time_to_detect commit_lag_ms calibration_error per_class"
+    for key in keys.split():
+        assert key in told["confirmed"], key
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    slow = json.loads(run(judge_command, *judge, "--json", "--perturb", "rate=30").stdout)
+    assert slow["perturbed"] == ["rate=30"]
+    assert slow["frame_s"] == pytest.approx(1 / 30, rel=0.01)
+    silent = run(judge_command, *judge, "--silent")
+    assert "confirmed  9 false events in 0.02 h" in " ".join(silent.stdout.split("\n"))
+    (folder / "c.csv").write_text("WAVE,1.0,1.4\n")
+    shared = json.loads(run(judge_command, *judge, "--json", "--shared").stdout)
+    assert shared["gestures"] == 6
+    out = tmp_path / "thresholds.toml"
+    tuned = run(tune_command, str(folder), "--for", "f1", "--json", "-o", str(out))
+    assert tuned.exit_code == 0, tuned.output
+    assert json.loads(tuned.stdout)["unseen_f1"]["own"] > 0.5
+    assert out.read_text().startswith("[recognition.threshold]")
+    wrong = run(judge_command, "--online", "--root", str(folder), "--perturb", "rate=x")
+    assert wrong.exit_code == 1
+    assert "wants a number" in wrong.output
 
 
 def test_a_truth_file_of_ones_own(tmp_path: Path) -> None:

@@ -16,8 +16,14 @@ if TYPE_CHECKING:
     from ..recognition.bundle import Bundle
     from ..training.online_evaluate import Grade, OnlineReport, Played
 
-#: The benchmark whose rule scores a data set.
-RULES = {"shrec21": "shrec21", "shrec22": "shrec22"}
+#: The benchmark whose rule scores a data set; spliced streams are scored by SHREC'21's.
+RULES = {
+    "shrec21": "shrec21",
+    "shrec22": "shrec22",
+    "shrec17": "shrec21",
+    "recordings": "shrec21",
+}
+SPLICED = ("shrec17", "recordings")
 
 
 def choose(
@@ -28,16 +34,22 @@ def choose(
     On the training part of the data set that it was trained on, only what it held out; raises
     ClickException when it has seen everything."""
     training = bundle.metadata.training
-    seen = str(training.get("data", "")).split(",")[0].strip().lower()
+    seen = str(training.get("data", "")).split(",")[0].strip().lower().split("+")
     if split != "train" or dataset not in seen:
         return list(recordings), f"{len(recordings)} recordings"
-    if "all" in str(training.get("trained_on", "")).split(" but")[0].split():
+    if str(training.get("trained_on", "")).startswith("all sequences"):
         raise click.ClickException(
             f"{bundle.metadata.name} was trained on all of {dataset}'s training part: its figures "
             "there say nothing. Use --split test, another data set, or train without --all"
         )
-    held = {str(name) for name in training.get("held_out", [])}
-    kept = [r for r in recordings if r.name in held]
+    names = (str(name).rpartition(":") for name in training.get("held_out", []))
+    held = {name for source, _, name in names if source in ("", dataset)}
+
+    def who(name: str) -> str:
+        return name.rpartition(".")[0] if dataset in SPLICED else name
+
+    held = {who(name) for name in held}
+    kept = [r for r in recordings if who(r.name) in held]
     if not kept:
         raise click.ClickException(
             f"none of these recordings was held out when {bundle.metadata.name} was trained"
@@ -45,19 +57,24 @@ def choose(
     return kept, f"{len(kept)} recordings held out of its training"
 
 
-def add_truth(recordings: Sequence[Recording], truth: Path) -> None:
-    """Give the one recording the truth of a file of its own; raises DatasetError."""
-    from ..training.online_evaluate import truths_of
+def open_all(
+    root: Path, dataset: str | None, split: str, truth: Path | None, silent: bool
+) -> list[Recording]:
+    """The recordings to judge a model on, with what is performed; raises DatasetError."""
+    from ..training.material import part_of, spliced_recordings
+    from ..training.truth import complete, give_truth
 
-    if len(recordings) != 1:
-        raise DatasetError(f"{truth}: a truth file belongs to one recording")
-    first = next(iter(recordings[0].frames), None)
-    if first is None:
-        raise DatasetError(f"{recordings[0].file}: holds no frames")
-    recordings[0].truths = truths_of(truth, first.device)
-    for one in recordings[0].truths:
-        one.onset_ns += first.time_ns
-        one.offset_ns += first.time_ns
+    if dataset in SPLICED:
+        return spliced_recordings(dataset, root, split)
+    format_: Format | None = dataset  # type: ignore[assignment]
+    recordings = list(open_recordings([part_of(root, split) if dataset else root], format_))
+    if truth is not None:
+        if len(recordings) != 1:
+            raise DatasetError(f"{truth}: a truth file belongs to one recording")
+        give_truth(recordings[0], truth)
+    elif not silent:
+        recordings = complete(recordings)
+    return recordings
 
 
 @click.command(
@@ -66,7 +83,16 @@ def add_truth(recordings: Sequence[Recording], truth: Path) -> None:
 Examples:
   hgr evaluate --online --dataset shrec21 --root ~/shrec21_test --split test
   hgr evaluate --online --dataset shrec22 --root ~/shrec22 --model hololens --split train --json
+  hgr evaluate --online --dataset shrec22 --root ~/shrec22 --split train --shared
+  hgr evaluate --online --dataset shrec17 --root ~/shrec17 --split train --model spliced.pt
   hgr evaluate --online --root session.mcap --truth truth.csv --picture timeline.png
+  hgr evaluate --online --root sessions/                    a NAME.csv beside each recording
+  hgr evaluate --online --root office_hour.mcap --silent    nobody gestures: false events an hour
+  hgr evaluate --online --root session.mcap --truth truth.csv --perturb rate=15 --perturb left
+\b
+Isolated gestures (shrec17, recordings) are judged spliced into streams.
+Perturbations: rate=HZ jitter=SHARE gaps=S glitch=SHARE lost=S left turned=DEG raised=DEG
+size=FACTOR noise=MM; see hgr_stream/training/perturb.py.
 """,
 )
 @click.option("--online", is_flag=True, help="Continuous recordings; without it: whole gestures.")
@@ -96,6 +122,14 @@ Examples:
     help="Write a timeline as PNG: truth above, events below, scores behind.",
 )
 @click.option("--timeline", metavar="NAME", help="Of this recording.  [default: the first]")
+@click.option("--shared", is_flag=True, help="Ask only for gestures that the model knows.")
+@click.option("--silent", is_flag=True, help="Nobody gestures in the recordings.")
+@click.option(
+    "--perturb",
+    multiple=True,
+    metavar="NAME=NUMBER",
+    help="Perturb the recordings first; may be repeated.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the report as one JSON object.")
 def evaluate_online_command(
     online: bool,
@@ -106,6 +140,9 @@ def evaluate_online_command(
     truth: Path | None,
     picture: Path | None,
     timeline: str | None,
+    shared: bool,
+    silent: bool,
+    perturb: tuple[str, ...],
     as_json: bool,
 ) -> None:
     """A model on continuous recordings, by the benchmarks' rules and by what a user feels.
@@ -118,20 +155,24 @@ def evaluate_online_command(
     from ..recognition.bundle import ModelError, load
     from ..training.online_evaluate import evaluate
     from ..training.online_evaluate import timeline as draw
+    from ..training.perturb import parse, perturbed
 
     try:
+        changes = [parse(text) for text in perturb]
         bundle = load(model)
-        format_: Format | None = dataset if dataset in RULES else None  # type: ignore[assignment]
-        recordings = list(open_recordings([root], format_))
-        if truth is not None:
-            add_truth(recordings, truth)
-        recordings, said = choose(bundle, recordings, dataset or "", split)
         console = Console(stderr=True)
         with console.status("reading") as status:
+            recordings = open_all(root, dataset, split, truth, silent)
+            recordings, said = choose(bundle, recordings, dataset or "", split)
+            if changes:
+                recordings = perturbed(recordings, changes)
+                said += f", {' '.join(map(str, changes))}"
             played, reports = evaluate(
                 bundle,
                 recordings,
                 RULES.get(dataset or "", "any"),  # type: ignore[arg-type]
+                shared=shared,
+                silent=silent,
                 watch=lambda name: status.update(f"{name}"),
             )
         if picture is not None:
@@ -139,12 +180,28 @@ def evaluate_online_command(
             chosen = [(r, p) for r, p in zip(recordings, played, strict=True) if p.name == wanted]
             if not chosen:
                 raise DatasetError(f"no recording is called {wanted!r}")
-            draw(bundle, chosen[0][0], chosen[0][1], picture)
+            try:
+                draw(bundle, chosen[0][0], chosen[0][1], picture)
+            except OSError as error:
+                raise click.ClickException(f"{picture}: {error.strerror or error}") from None
+            except ImportError:
+                raise click.ClickException(
+                    "a picture needs matplotlib: pip install 'hgr-stream[train]'"
+                ) from None
             click.echo(f"wrote {picture}", err=True)
     except (DatasetError, ModelError) as error:
         raise click.ClickException(str(error)) from None
     if as_json:
-        click.echo(json.dumps(as_object(bundle, dataset, split, played, reports)))
+        report = as_object(bundle, dataset, split, played, reports)
+        click.echo(json.dumps({**report, "perturbed": [str(c) for c in changes]}))
+    elif silent:
+        hours = sum(p.seconds for p in played) / 3600
+        for grade, r in reports.items():
+            events = sum(len(p.found[grade]) for p in played)
+            told = (
+                f"{events} false events in {hours:.2f} h, {r.benchmark.false_per_hour:.1f} an hour"
+            )
+            click.echo(f"{grade:9}  {told}")
     else:
         show(bundle, said, reports, played)
 
@@ -216,20 +273,29 @@ def show(
 Examples:
   hgr tune session.mcap truth.csv
   hgr tune session.mcap truth.csv --false-per-hour 0.5 -o thresholds.toml
-  hgr tune DIR --model leap          recordings that bring their own truth
+  hgr tune sessions/ --for f1                a sensor that the model never saw: a few recordings
+  hgr tune sessions/ --for f1 --false-per-hour 1 --model hololens
 \b
-TRUTH is a CSV file of label,start_s,end_s, in seconds from the recording's first frame.
+TRUTH is a CSV file of label,start_s,end_s, in seconds from the first frame; of a folder,
+each recording NAME brings its own or has a NAME.csv beside it.
 """
 )
 @click.argument("file", type=click.Path(path_type=Path))
 @click.argument("truth", type=click.Path(path_type=Path), required=False)
 @click.option("--model", default="leap", show_default=True, help="A shipped name or a file.")
 @click.option(
-    "--false-per-hour",
-    default=1.0,
+    "--for",
+    "goal",
+    type=click.Choice(("quiet", "f1")),
+    default="quiet",
     show_default=True,
+    help="quiet: raise thresholds until few events are false. f1: lower and raise them for the "
+    "highest event F1.",
+)
+@click.option(
+    "--false-per-hour",
     type=click.FloatRange(0),
-    help="At most so many events where nobody gestures.",
+    help="At most so many events where nobody gestures.  [default: 1; with --for f1 no limit]",
 )
 @click.option(
     "-o",
@@ -242,34 +308,44 @@ def tune(
     file: Path,
     truth: Path | None,
     model: str,
-    false_per_hour: float,
+    goal: str,
+    false_per_hour: float | None,
     output: Path | None,
     as_json: bool,
 ) -> None:
-    """Find each gesture's threshold for a wanted rate of false events.
+    """Find each gesture's threshold for a place, or for a new sensor.
 
-    Prints a [recognition.threshold] table for the config. Record an hour in which people do what
-    they do there, gestures and all: thresholds are as good as the recording is long.
+    Prints a [recognition.threshold] table for the config. For few false events record an hour in
+    which people do what they do there, gestures and all: thresholds are as good as the recording is
+    long. For a new sensor (--for f1) ten recordings with every gesture two or three times will do.
     """
     from rich.console import Console
 
     from ..recognition.bundle import ModelError, load
     from ..training.thresholds import tune as find
 
+    if goal == "quiet" and false_per_hour is None:
+        false_per_hour = 1.0
     try:
         bundle = load(model)
-        recordings = list(open_recordings([file]))
-        if truth is not None:
-            add_truth(recordings, truth)
-        if not any(r.truths for r in recordings):
-            raise DatasetError(f"{file}: says nothing of what is performed; give a TRUTH file")
-        with Console(stderr=True).status("running the recordings"):
-            tuned = find(bundle, recordings, false_per_hour)
+        recordings = open_all(file, None, "", truth, silent=False)
+        if not any(t.label in bundle.metadata.labels for r in recordings for t in r.truths):
+            raise DatasetError(
+                f"{file}: no gesture that {bundle.metadata.name} knows is said to be performed; "
+                "give a TRUTH file"
+            )
+        with Console(stderr=True).status("running the recordings") as status:
+            tuned = find(
+                bundle, recordings, false_per_hour, for_f1=goal == "f1", watch=status.update
+            )
     except (DatasetError, ModelError) as error:
         raise click.ClickException(str(error)) from None
     lines = ["[recognition.threshold]", *(f'"{k}" = {v}' for k, v in tuned.threshold.items())]
     if output is not None:
-        output.write_text("\n".join(lines) + "\n")
+        try:
+            output.write_text("\n".join(lines) + "\n")
+        except OSError as error:
+            raise click.ClickException(f"{output}: {error.strerror or error}") from None
     if as_json:
         click.echo(
             json.dumps(
@@ -277,6 +353,7 @@ def tune(
                     "threshold": tuned.threshold,
                     "before": tuned.before.summary(),
                     "after": tuned.after.summary(),
+                    "unseen_f1": {"own": tuned.usual_f1, "tuned": tuned.expected_f1},
                 }
             )
         )
@@ -286,7 +363,15 @@ def tune(
         b = r.benchmark
         click.echo(
             f"{name:6}  {b.false_per_hour:6.1f} false events an hour, recall {b.recall:.3f}, "
-            f"precision {b.precision:.3f}",
+            f"precision {b.precision:.3f}, F1 {b.f1:.3f}",
             err=True,
         )
     click.echo("(measured on the recordings that the thresholds were chosen on)", err=True)
+    if tuned.expected_f1 is not None:
+        click.echo(
+            f"F1 on recordings left out of the choice: {tuned.expected_f1:.3f}, with the model's "
+            f"own thresholds {tuned.usual_f1:.3f}",
+            err=True,
+        )
+    elif goal == "f1":
+        click.echo("(too few recordings to say what it is worth elsewhere: give three)", err=True)

@@ -1,4 +1,4 @@
-"""``hgr train --online``: from continuous recordings to a model file."""
+"""``hgr train --online``: from recordings, continuous or isolated, to a model file."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import json
 import os
 import shlex
 import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,36 +17,47 @@ if TYPE_CHECKING:
     from ..datasets.base import HandSequence
     from ..training.metrics import Report
 
-DATASETS = ("shrec21", "shrec22")
+DATASETS = ("shrec21", "shrec22", "streams", "shrec17", "recordings")
 
 
-def load_dataset(name: str, root: Path) -> list[HandSequence]:
-    """A data set by name; raises click.ClickException when it cannot be read."""
+def load_datasets(
+    sources: Sequence[tuple[str, Path]],
+    same: dict[str, str] | None = None,
+    seed: int = 0,
+    watch: Callable[[str], None] = lambda _: None,
+) -> list[HandSequence]:
+    """Data sets by name; raises click.ClickException when one cannot be read."""
     from ..datasets.base import DatasetError
+    from ..training.material import load
 
     try:
-        if name == "shrec21":
-            from ..datasets.shrec21 import load_shrec21
-
-            return load_shrec21(root)
-        from ..datasets.shrec22 import load_shrec22
-
-        return load_shrec22(root)
+        return load(sources, same=same, seed=seed, watch=watch)
     except (DatasetError, OSError) as error:
         raise click.ClickException(str(error)) from None
 
 
-def other_sensor(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> dict[str, Path]:
+def name_and_folder(
+    _: click.Context, __: click.Parameter, values: tuple[str, ...]
+) -> list[tuple[str, Path]]:
     """Check ``NAME=DIR`` options."""
-    found = {}
+    found = []
     for value in values:
         name, _sep, root = value.partition("=")
         if name not in DATASETS or not root:
             raise click.BadParameter(
                 f"{value!r} is not NAME=DIR with NAME of {', '.join(DATASETS)}"
             )
-        found[name] = Path(root)
+        found.append((name, Path(root).expanduser()))
     return found
+
+
+def other_names(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
+    """Check ``OLD=NEW`` options."""
+    pairs = dict(value.partition("=")[::2] for value in values)
+    for old, new in pairs.items():
+        if not old or not new:
+            raise click.BadParameter(f"{old or new!r} is not OLD=NEW")
+    return pairs
 
 
 @click.command(
@@ -54,10 +67,23 @@ Examples:
   hgr train --online --dataset shrec21 --root ~/shrec21 -o quick.pt --minutes 5
   hgr train --online --dataset shrec21 --root ~/shrec21 -o leap.pt --all --other shrec22=~/shrec22
   hgr train --online --dataset shrec21 --root ~/shrec21 --and shrec22=~/shrec22 -o any.pt --all
+  hgr train --online --dataset streams --root sessions/ -o mine.pt
+  hgr train --online --dataset recordings --root takes/ --and shrec21=~/shrec21 -o mine.pt
+  hgr train --online --dataset shrec17 --root ~/shrec17 --and shrec21=~/shrec21 -o both.pt \\
+      --same SWIPE_LEFT=LEFT --same SWIPE_RIGHT=RIGHT --same SWIPE_X=CROSS --same SWIPE_V=V
+\b
+Data sets:
+  shrec21, shrec22  continuous, in their official layout
+  streams           your own: recordings as hgr process reads them, what is performed in them or in
+                    a NAME.csv beside each (label,start_s,end_s)
+  shrec17           isolated, in its official layout
+  recordings        your own, one gesture a file, and a labels.csv (file,label,subject)
+Isolated gestures are spliced into streams, one person's gestures at a time, joined by moves, holds
+and, with a continuous set beside them, true idle stretches of that one.
 """
 )
 @click.option(
-    "--online", is_flag=True, help="Train on continuous sequences; without it: on whole gestures."
+    "--online", is_flag=True, help="A model for streams; without it: one for whole gestures."
 )
 @click.option("--dataset", type=click.Choice(DATASETS), required=True, help="Whose layout is read.")
 @click.option(
@@ -78,10 +104,14 @@ Examples:
 @click.option("--held-out", type=click.FloatRange(0, 0.9), default=0.2, show_default=True)
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: all]")
 @click.option(
-    "--and", "more", multiple=True, callback=other_sensor, metavar="NAME=DIR",
+    "--and", "more", multiple=True, callback=name_and_folder, metavar="NAME=DIR",
     help="Train on this data set too: one model with the labels of all; may be repeated.",
 )  # fmt: skip
-@click.option("--other", multiple=True, callback=other_sensor, metavar="NAME=DIR",
+@click.option(
+    "--same", multiple=True, callback=other_names, metavar="OLD=NEW",
+    help="Call gesture OLD of any data set NEW; may be repeated.",
+)  # fmt: skip
+@click.option("--other", multiple=True, callback=name_and_folder, metavar="NAME=DIR",
               help="Also score on another sensor's data set; may be given twice.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print the scores as one JSON object.")
 def train(
@@ -96,14 +126,15 @@ def train(
     everything: bool,
     held_out: float,
     threads: int | None,
-    more: dict[str, Path],
-    other: dict[str, Path],
+    more: list[tuple[str, Path]],
+    same: dict[str, str],
+    other: list[tuple[str, Path]],
     as_json: bool,
 ) -> None:
-    """Train a model and write it as one file, with its scores in it.
+    """Train a model for streams and write it as one file, with its scores in it.
 
-    Whole sequences are held out; the decoder's settings are chosen on them and on distorted
-    copies of them. Ctrl-C stops without writing anything.
+    Whole sequences, and of isolated gestures whole people, are held out; the decoder's settings are
+    chosen on them and on distorted copies of them. Ctrl-C stops without writing anything.
     """
     if not output.parent.is_dir():
         raise click.ClickException(f"{output.parent}: no such folder; make it first")
@@ -120,22 +151,23 @@ def train(
     from ..training.recipe import Recipe, train_online, with_epochs, with_minutes
 
     torch.set_num_threads(threads or os.cpu_count() or 1)
-    sequences = load_dataset(dataset, root)
-    for another, folder in more.items():
-        for sequence in load_dataset(another, folder):
-            sequence.name = f"{another}:{sequence.name}"
-            sequences.append(sequence)
-    others: dict[str, Any] = {n: load_dataset(n, r) for n, r in other.items()}
+    console = Console(stderr=True)
+    with console.status("reading") as status:
+        sequences = load_datasets([(dataset, root), *more], same, seed, status.update)
+        others: dict[str, Any] = {n: load_datasets([(n, r)], seed=seed) for n, r in other}
+        for sequence in (q for group in others.values() for q in group):
+            sequence.segments = [
+                replace(s, label=same.get(s.label, s.label)) for s in sequence.segments
+            ]
     recipe = Recipe(name=name or output.stem, seed=seed, held_out=held_out, everything=everything)
     if epochs:
         recipe = with_epochs(recipe, epochs, sequences)
     if minutes:
         recipe = with_minutes(recipe, minutes)
     provenance = {
-        "data": f"{'+'.join([dataset, *more])}, {len(sequences)} sequences",
+        "data": f"{'+'.join([dataset, *(n for n, _ in more)])}, {len(sequences)} sequences",
         "command": shlex.join(["hgr", *sys.argv[1:]]),
     }
-    console = Console(stderr=True)
     bar = Progress(
         TextColumn("{task.description:18}"),
         BarColumn(),

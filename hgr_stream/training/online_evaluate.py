@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from ..config import Segmentation
 from ..datasets.base import DatasetError
 from ..datasets.convert import Recording
-from ..messages import Event, Truth
+from ..datasets.numbering import FrameNumbers
+from ..messages import Event
 from ..pipeline import BATCH, Pipeline, run_recording
 from ..recognition.bundle import Bundle
 from ..recognition.options import DecoderOptions
@@ -54,7 +55,11 @@ def play(
     events, devices = run_recording(pipeline, recording.frames)
     if len(devices) != 1:
         raise DatasetError(f"{recording.file}: holds {len(devices)} devices; one is wanted")
-    numbers = next(iter(devices.values()))
+    return judged(recording, events, next(iter(devices.values())))
+
+
+def judged(recording: Recording, events: list[Event], numbers: FrameNumbers) -> Played:
+    """A recording's truth and its events as spans."""
     last = {e.id: e for e in events if e.kind in ("confirmed", "cancelled")}
     found: dict[Grade, list[Span]] = {grade: [] for grade in GRADES}
     confidences: dict[Grade, list[float]] = {grade: [] for grade in GRADES}
@@ -154,14 +159,25 @@ def evaluate(
     rule: Rule,
     *,
     options: DecoderOptions | None = None,
+    shared: bool = False,
+    silent: bool = False,
     watch: Callable[[str], None] = lambda _: None,
 ) -> tuple[list[Played], dict[Grade, OnlineReport]]:
-    """Play every recording and score both grades; raises DatasetError when there is no truth."""
+    """Play every recording and score both grades; raises DatasetError when there is no truth.
+
+    shared: gestures that the model does not know are not asked for. silent: the recordings hold no
+    gesture, so that every event is a false one.
+    """
     played = []
     for recording in recordings:
         watch(recording.name)
-        played.append(play(bundle, recording, options))
-    if not any(p.truths for p in played):
+        one = play(bundle, recording, options)
+        if shared:
+            one.truths = [t for t in one.truths if t.label in bundle.metadata.labels]
+        if silent:
+            one.truths = []
+        played.append(one)
+    if not silent and not any(p.truths for p in played):
         raise DatasetError("none of these recordings says what is performed in it")
     return played, {grade: report(played, grade, rule) for grade in GRADES}
 
@@ -223,26 +239,3 @@ def _scores(bundle: Bundle, recording: Recording) -> tuple[NDArray[np.float64], 
             rows.append(scores.probs)
     empty = np.zeros((0, 1 + len(m.labels)), np.float32)
     return np.concatenate([np.zeros(0), *times]), np.concatenate([empty, *rows])
-
-
-def truths_of(path: Path, device: str) -> list[Truth]:
-    """A truth file of one's own: CSV lines ``label,start_s,end_s`` (a header is allowed), seconds
-    from the recording's first frame. Raises DatasetError naming the line."""
-    import csv
-
-    truths = []
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            for n, row in enumerate(csv.reader(file), 1):
-                if not row or row[0].startswith("#") or (n == 1 and row[0].strip() == "label"):
-                    continue
-                try:
-                    label, start_s, end_s = row[0].strip(), float(row[1]), float(row[2])
-                except (ValueError, IndexError):
-                    raise DatasetError(f"{path}:{n}: wants label,start_s,end_s") from None
-                if not (label and 0 <= start_s < end_s < 1e6):
-                    raise DatasetError(f"{path}:{n}: start must come before end")
-                truths.append(Truth(device, "", label, round(start_s * 1e9), round(end_s * 1e9)))
-    except OSError as error:
-        raise DatasetError(f"{path}: {error.strerror or error}") from None
-    return truths

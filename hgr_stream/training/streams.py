@@ -34,12 +34,16 @@ class Mark:
 
 @dataclass(frozen=True)
 class Stream:
-    """joints (T, 22, 3) metres of a right hand, time_s (T,) increasing, what is performed."""
+    """joints (T, 22, 3) metres of a right hand, time_s (T,) increasing, what is performed.
+
+    group: streams of one group are held out together, or not at all; empty: it stands alone.
+    """
 
     name: str
     joints: Float32
     time_s: Float64
     marks: tuple[Mark, ...]
+    group: str = ""
 
     @property
     def seconds(self) -> float:
@@ -69,35 +73,39 @@ def to_streams(sequences: Sequence[HandSequence], labels: Sequence[str]) -> list
             if s.label in number
         )
         joints = mirrored(q.joints) if q.side == "left" else q.joints
-        streams.append(Stream(q.name, joints, time_s, marks))
+        streams.append(Stream(q.name, joints, time_s, marks, q.subject))
     return streams
 
 
 def split(
     streams: Sequence[Stream], held_out: float, seed: int
 ) -> tuple[list[Stream], list[Stream]]:
-    """(training, held-out): whole sequences, drawn so that every class keeps its share.
+    """(training, held-out): whole groups of sequences, so that every class keeps its share.
 
-    Sequences are taken greedily: the next one is that which brings the held-out counts of all
-    classes nearest to ``held_out`` of their total.
+    Groups are taken greedily: the next one is that which brings the held-out counts of all classes
+    nearest to ``held_out`` of their total.
     """
     if held_out <= 0:
         return list(streams), []
     rng = np.random.default_rng(seed)
     classes = max((m.label for s in streams for m in s.marks), default=0) + 1
-    counts = np.zeros((len(streams), classes))
+    members: dict[tuple[str, int], list[int]] = {}
     for i, s in enumerate(streams):
-        for m in s.marks:
-            counts[i, m.label] += 1
+        members.setdefault((s.group, 0) if s.group else ("", i), []).append(i)
+    groups = list(members.values())
+    counts = np.zeros((len(groups), classes))
+    for k, group in enumerate(groups):
+        for m in (m for i in group for m in streams[i].marks):
+            counts[k, m.label] += 1
     wanted = counts.sum(0) * held_out
     chosen: list[int] = []
     have = np.zeros(classes)
-    for _ in range(round(held_out * len(streams))):
-        left = rng.permutation([i for i in range(len(streams)) if i not in chosen])
-        best = min(left, key=lambda i: float(((have + counts[i] - wanted) ** 2).sum()))
+    for _ in range(max(round(held_out * len(groups)), len(groups) > 1)):
+        left = rng.permutation([k for k in range(len(groups)) if k not in chosen])
+        best = min(left, key=lambda k: float(((have + counts[k] - wanted) ** 2).sum()))
         chosen.append(int(best))
         have += counts[best]
-    out = set(chosen)
+    out = {i for k in chosen for i in groups[k]}
     return (
         [s for i, s in enumerate(streams) if i not in out],
         [streams[i] for i in sorted(out)],
@@ -199,19 +207,23 @@ def annotate(
     return label, boundary
 
 
-def distorted(stream: Stream, rng: np.random.Generator) -> Stream:
+def distorted(stream: Stream, rng: np.random.Generator, wide: float = 0.0) -> Stream:
     """A whole stream as another person at another seat might have performed it: the proxy.
 
     Other bone lengths and size, travel x0.6-1.5, rotation, local speed, drift, noise, holds.
-    Marks move with the time. Harsher than what is trained on, and drawn apart from it.
+    Marks move with the time. Harsher than what is trained on, and drawn apart from it. wide: how
+    likely it is also played far slower or faster, or with fingers guessed, as other sensors'.
     """
     rate_hz = 50.0
     n = int(stream.seconds * rate_hz)
-    speed = augment.speeds(n, rate_hz, rng, 1.2)
+    speed = augment.speeds(n, rate_hz, rng, 1.2, wide)
     source_s = np.cumsum(speed) / rate_hz
     source_s = source_s[source_s <= stream.seconds] + stream.time_s[0]
+    # What is left of a gesture that the slower copy has no time for is no idle time.
+    cut = [m.start_s for m in stream.marks if m.end_s > source_s[-1]]
+    source_s = source_s[source_s < max(min(cut, default=np.inf) - 0.3, 1.0)]
     joints = resample(stream.joints, stream.time_s, source_s)
-    joints = augment.hand(joints, rate_hz, rng, 1.2)
+    joints = augment.hand(joints, rate_hz, rng, 1.2, wide)
     time_s = np.arange(len(source_s)) / rate_hz
     marks = tuple(
         replace(

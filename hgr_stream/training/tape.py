@@ -21,19 +21,9 @@ from ..pipeline import BATCH
 from ..recognition.bundle import Bundle
 from ..recognition.engine import Engine
 from ..recognition.options import DecoderOptions
-from ..recognition.recogniser import Recogniser, Scores, softmax
+from ..recognition.recogniser import HandState, Recogniser, Scores
 from ..segmentation import Segmenter, WindowSpec
 from ..skeleton import Float32, mirrored
-
-
-@dataclass
-class _Track:
-    """One unbroken stretch of one hand, as the model saw it."""
-
-    parts: list[Float32] = field(default_factory=list)
-    last_ns: int = 0
-    joints: Float32 = field(default_factory=lambda: np.zeros((0, 22, 3), np.float32))
-    verdicts: dict[tuple[int, int], Float32] = field(default_factory=dict)
 
 
 @dataclass
@@ -45,7 +35,8 @@ class Tape:
     numbers: FrameNumbers
     windows: list[Window]
     scores: dict[tuple[str, str, str, int], Scores]
-    tracks: dict[str, _Track]
+    tracks: dict[str, HandState]  #: each with all of its frames
+    verdicts: dict[tuple[str, int, int], Float32 | None] = field(default_factory=dict)
 
     def events(self, options: DecoderOptions | None = None) -> list[Event]:
         """The pipeline's events under these decoder settings [the model's own]."""
@@ -58,36 +49,27 @@ class Tape:
 
 
 class _Player(Recogniser):
-    """A recogniser that says again what was said before."""
+    """A recogniser that says again what was said before. It knows each track to its end, and is
+    asked only about its past."""
 
     def __init__(self, tape: Tape) -> None:
         super().__init__(tape.bundle)
         self._tape = tape
-        self._now: dict[tuple[str, str], _Track] = {}
 
     def push(self, windows: Sequence[Window]) -> list[Scores]:
         for w in windows:
             if not w.ended:
-                self._now[(w.device, w.hand)] = self._tape.tracks[w.track]
+                self._hands[(w.device, w.hand)] = self._tape.tracks[w.track]
         return [self._tape.scores[_key(w)] for w in windows]
 
     def verify(self, device: str, hand: str, start_ns: int, end_ns: int) -> Float32 | None:
-        track = self._now.get((device, hand))
-        if track is None or not self.bundle.has_verifier:
+        state = self._hands.get((device, hand))
+        if state is None:
             return None
-        metadata = self.bundle.metadata
-        step_ns = 1e9 / metadata.rate_hz
-        frames = max(round((end_ns - start_ns) / step_ns) + 1, 3)
-        last = len(track.joints) - max(round((track.last_ns - end_ns) / step_ns), 0)
-        part = (max(last - frames, 0), max(last, 1))
-        if part not in track.verdicts:
-            import torch
-
-            with torch.inference_mode():
-                x = torch.from_numpy(np.ascontiguousarray(track.joints[slice(*part)]))[None]
-                logits = self.bundle.module.verify(x)[0].numpy()
-            track.verdicts[part] = softmax(logits / metadata.verify_temperature)
-        return track.verdicts[part]
+        asked = (state.track, start_ns, end_ns)
+        if asked not in self._tape.verdicts:
+            self._tape.verdicts[asked] = super().verify(device, hand, start_ns, end_ns)
+        return self._tape.verdicts[asked]
 
 
 def _key(window: Window) -> tuple[str, str, str, int]:
@@ -109,19 +91,21 @@ def tape(bundle: Bundle, recording: Recording, segmentation: Segmentation | None
     if len(numbers) != 1:
         raise DatasetError(f"{recording.file}: holds {len(numbers)} devices; one is wanted")
     scores: dict[tuple[str, str, str, int], Scores] = {}
-    tracks: dict[str, _Track] = {}
+    seen: dict[str, list[Float32]] = {}
+    last_ns: dict[str, int] = {}
     for at in range(0, len(windows), BATCH):
         batch = windows[at : at + BATCH]
         for window, said in zip(batch, recogniser.push(batch), strict=True):
             scores[_key(window)] = said
             if not window.ended:
-                track = tracks.setdefault(window.track, _Track())
                 joints = window.array()[-max(window.new, 1) :]
                 left = window.side == "left" and m.mirror_left
-                track.parts.append(mirrored(joints) if left else joints)
-                track.last_ns = window.time_ns
-    for track in tracks.values():
-        track.joints = np.concatenate(track.parts)
-        track.parts.clear()
+                seen.setdefault(window.track, []).append(mirrored(joints) if left else joints)
+                last_ns[window.track] = window.time_ns
+    tracks = {}
+    for track, parts in seen.items():
+        whole = np.concatenate(parts)
+        tracks[track] = HandState(track, np.zeros(0, np.float32), len(whole))
+        tracks[track].remember(whole, last_ns[track])
     (only,) = numbers.values()
     return Tape(bundle, recording, only.freeze(), windows, scores, tracks)

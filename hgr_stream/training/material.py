@@ -1,0 +1,113 @@
+"""Data sets for online models by name: continuous ones as they are, isolated ones spliced."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+from ..datasets.base import DatasetError, HandSequence
+from ..datasets.convert import Recording
+from ..datasets.gestures import Gestures, load_recordings, load_shrec17
+from ..datasets.shrec21 import load_shrec21
+from ..datasets.shrec22 import load_shrec22
+from ..datasets.stream_frames import StreamFrames, truths_of
+from .splice import SpliceRule, idle_clips, splice
+from .truth import load_streams
+
+CONTINUOUS: Final[dict[str, Callable[[Path], list[HandSequence]]]] = {
+    "shrec21": lambda root: load_shrec21(part_of(root, "train")),
+    "shrec22": lambda root: load_shrec22(part_of(root, "train")),
+    "streams": load_streams,
+}
+ISOLATED: Final[dict[str, Callable[[Path], Gestures]]] = {
+    "shrec17": lambda root: _shrec17(root, "train"),
+    "recordings": load_recordings,
+}
+NAMES: Final = (*CONTINUOUS, *ISOLATED)
+
+
+def load(
+    sources: Sequence[tuple[str, Path]],
+    *,
+    same: Mapping[str, str] | None = None,
+    rule: SpliceRule | None = None,
+    seed: int = 0,
+    watch: Callable[[str], None] = lambda _: None,
+) -> list[HandSequence]:
+    """All sequences of one or more data sets, each ``(name, folder)``.
+
+    Isolated gestures are spliced into streams, with the idle stretches of the continuous sets among
+    the sources. same: gestures that are called otherwise, old name -> new. Where there are several
+    sources, names and subjects begin with the source's. Raises DatasetError.
+    """
+    same = same or {}
+    found: dict[int, list[HandSequence]] = {}
+    for i, (name, root) in enumerate(sources):
+        if name in CONTINUOUS:
+            watch(f"reading {name}")
+            found[i] = CONTINUOUS[name](root)
+    idle = idle_clips(q for sequences in found.values() for q in sequences)
+    for i, (name, root) in enumerate(sources):
+        if name in ISOLATED:
+            watch(f"reading {name}")
+            gestures = ISOLATED[name](root)
+            watch(f"splicing {name}: {len(gestures)} gestures")
+            found[i] = splice(gestures, rule, idle=idle, seed=seed)
+    known = {s.label for sequences in found.values() for q in sequences for s in q.segments}
+    strange = sorted(set(same) - known)
+    if strange:
+        raise DatasetError(
+            f"no gesture is called {strange[0]!r}; there are {', '.join(sorted(known))}"
+        )
+    out = []
+    for i, (name, _) in enumerate(sources):
+        for q in found[i]:
+            if len(sources) > 1:
+                q.name = f"{name}:{q.name}"
+                q.subject = f"{name}:{q.subject}" if q.subject else ""
+            q.segments = [replace(s, label=same.get(s.label, s.label)) for s in q.segments]
+            out.append(q)
+    return out
+
+
+def spliced_recordings(name: str, root: Path, split: str, seed: int = 0) -> list[Recording]:
+    """An isolated data set as continuous recordings with truth, each gesture once.
+
+    split: which official list of SHREC'17 is taken; other sets have none. Raises DatasetError.
+    """
+    gestures = _shrec17(root, split) if name == "shrec17" else ISOLATED[name](root)
+    sequences = splice(gestures, SpliceRule(rounds=1), seed=seed)
+    return [recording_of(q, root, name) for q in sequences]
+
+
+def recording_of(sequence: HandSequence, file: Path, device: str) -> Recording:
+    """A sequence as the recording of a device, with its segments as truth."""
+    frames, truths = StreamFrames(sequence, device), truths_of(sequence, device)
+    return Recording(sequence.name, file, sequence.name, frames, truths, sequence.notes)
+
+
+def _shrec17(root: Path, split: str) -> Gestures:
+    """One official list's gestures; where there are no lists (DHG), all of them."""
+    listed = any(root.rglob("t*_gestures.txt"))
+    return load_shrec17(
+        root, 14, split=("test" if split == "test" else "train") if listed else None
+    )
+
+
+def part_of(root: Path, split: str) -> Path:
+    """The folder of the wanted part, where ``root`` holds both under names with "train" and "test"
+    in them; else ``root`` itself. Each part counts its sequences from 1."""
+    if not root.is_dir():
+        return root
+    folders = [p for p in sorted(root.rglob("*")) if p.is_dir()]
+    parts = {
+        name: [p for p in folders if name in p.name.lower() and _holds_data(p)]
+        for name in ("train", "test")
+    }
+    return parts[split][0] if all(parts.values()) else root
+
+
+def _holds_data(folder: Path) -> bool:
+    return any(p.suffix in {".txt", ".npz"} for p in folder.rglob("*"))

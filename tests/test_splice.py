@@ -1,0 +1,279 @@
+"""Isolated gestures as streams: what is in them, who is held out, and models trained on them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from hgr_stream.cli.online import evaluate_online_command
+from hgr_stream.cli.train_online import train
+from hgr_stream.datasets.base import DatasetError
+from hgr_stream.datasets.gestures import Gestures
+from hgr_stream.datasets.tables import annotations_beside
+from hgr_stream.messages import encode
+from hgr_stream.recognition import bundle
+from hgr_stream.recording import Writer
+from hgr_stream.skeleton import N_JOINTS, Float32, bone_lengths
+from hgr_stream.stream import topics
+from hgr_stream.training.material import load, part_of
+from hgr_stream.training.splice import SpliceRule, idle_clips, splice
+from hgr_stream.training.streams import labels_of, split, to_streams
+from hgr_stream.training.truth import load_streams
+from tests.hands import hand_joints, swipe_frames
+from tests.test_training import sequence, write_shrec21
+
+RULE = SpliceRule(gestures=4, rounds=2)
+
+
+def take(kind: str, seed: int, frames: int = 24) -> Float32:
+    """A hand that sweeps to one side (LEFT, RIGHT) or bows (BOW); (T, 66)."""
+    rng = np.random.default_rng(seed)
+    way = np.sin(np.linspace(0, np.pi / 2, frames)) * rng.uniform(0.2, 0.3)
+    joints = np.stack([hand_joints() for _ in range(frames)])
+    axis, sign = {"LEFT": (0, -1), "RIGHT": (0, 1), "BOW": (1, -1)}[kind]
+    joints[:, :, axis] += sign * way[:, None]
+    joints += rng.normal(0, 0.0005, joints.shape).astype(np.float32) + rng.normal(0, 0.05, 3)
+    return joints.reshape(frames, -1).astype(np.float32)
+
+
+def gestures(people: list[str], takes: int = 3) -> Gestures:
+    kinds = ["BOW", "LEFT", "RIGHT"]
+    rows = [(p, k, i) for p in people for k in range(3) for i in range(takes)]
+    return Gestures(
+        "made-up",
+        [take(kinds[k], 100 * k + 10 * n + i) for n, (_, k, i) in enumerate(rows)],
+        np.array([k for _, k, _ in rows]),
+        kinds,
+        [p for p, _, _ in rows],
+        [f"{p}-{k}-{i}" for p, k, i in rows],
+        30.0,
+    )
+
+
+def test_every_gesture_is_in_the_stream_as_it_was_recorded() -> None:
+    isolated = gestures(["anna", "ben", "cara"])
+    streams = splice(isolated, RULE, seed=1)
+    assert {q.subject for q in streams} == {"anna", "ben", "cara"}
+    recorded = {
+        (
+            isolated.subjects[i],
+            isolated.classes[isolated.labels[i]],
+            isolated.sequences[i].tobytes(),
+        )
+        for i in range(len(isolated))
+    }
+    performed = []
+    for q in streams:
+        assert (np.diff(q.time_ns) > 0).all()
+        assert np.isfinite(q.joints).all()
+        assert q.joints.shape[1:] == (N_JOINTS, 3)
+        assert len(q.segments) <= RULE.gestures
+        ends = [(s.start, s.end) for s in q.segments]
+        assert ends == sorted(ends)
+        for s in q.segments:
+            assert s.start > 0, "something always comes before"
+            performed.append((q.subject, s.label, q.joints[s.start : s.end + 1].tobytes()))
+    assert len(performed) == RULE.rounds * len(isolated)
+    assert set(performed) == recorded
+    again = splice(isolated, RULE, seed=1)
+    assert all(np.array_equal(a.joints, b.joints) for a, b in zip(streams, again, strict=True))
+    other = splice(isolated, RULE, seed=2)
+    assert any(len(a.joints) != len(b.joints) for a, b in zip(streams, other, strict=True))
+
+
+def test_what_joins_them_is_a_hand_that_moves_as_hands_do() -> None:
+    (q, *_) = splice(gestures(["a", "b", "c"]), RULE, seed=3)
+    inside = np.zeros(len(q.joints), bool)
+    for s in q.segments:
+        inside[s.start : s.end + 1] = True
+    bones = bone_lengths(q.joints[~inside])[:, 1:]
+    assert bones.std(0).max() < 0.002, "bones do not shrink on the way"
+    speed = np.linalg.norm(np.diff(q.joints[:, 0], axis=0), axis=1) / (np.diff(q.time_ns) / 1e9)
+    assert speed.max() < 3.0, "nothing jumps, least of all where pieces meet"
+    assert (~inside).sum() / 30 > len(q.segments) * 0.3
+
+
+def test_people_are_held_out_whole() -> None:
+    streams = splice(gestures(list("abcdef")), RULE, seed=0)
+    inside, outside = split(to_streams(streams, labels_of(streams)), 0.3, 0)
+    assert {s.group for s in inside} & {s.group for s in outside} == set()
+    assert len({s.group for s in outside}) == 2
+
+
+def test_where_nobody_is_named_takes_are_held_out() -> None:
+    streams = splice(gestures([""], takes=4), RULE)
+    assert {q.subject for q in streams} == {f"takes-{k}" for k in range(1, 5)}
+    seen = [
+        {
+            q.joints[s.start : s.end + 1].tobytes()
+            for q in streams
+            if q.subject == p
+            for s in q.segments
+        }
+        for p in sorted({q.subject for q in streams})
+    ]
+    assert sum(map(len, seen)) == len(set().union(*seen)) == 12
+    with pytest.raises(DatasetError, match="single take"):
+        splice(gestures([""], takes=1), RULE)
+    flat = gestures(["a", "b", "c"])
+    flat.canonical = False
+    with pytest.raises(DatasetError, match="no canonical hand"):
+        splice(flat, RULE)
+
+
+def test_idle_stretches_of_continuous_recordings_are_used() -> None:
+    q = sequence("1", 1)
+    clips = idle_clips([q])
+    assert clips
+    busy = np.concatenate([q.joints[s.start : s.end + 1] for s in q.segments])
+    for clip in clips:
+        assert clip.rate_hz == pytest.approx(50, rel=0.02)
+        assert np.abs(clip.joints[:, None, 0] - busy[None, :, 0]).max(-1).min() > 0
+    faulty = sequence("2", 2)
+    faulty.notes.append("annotation X: outside the sequence, dropped")
+    assert idle_clips([faulty]) == []
+    always = SpliceRule(gestures=4, rounds=1, idle=1.0, straight=0.0)
+    rates = {
+        round(1e9 / step)
+        for s in splice(gestures(["a", "b", "c"]), always, idle=clips)
+        for step in np.diff(s.time_ns)
+    }
+    assert {30, 50} <= rates, "frames of both clocks"
+
+
+def write_takes(root: Path, people: list[str], takes: int = 4) -> Path:
+    """A user's own folder: one gesture a file, and labels.csv."""
+    root.mkdir()
+    isolated = gestures(people, takes)
+    lines = ["file,label,subject"]
+    for i, name in enumerate(isolated.names):
+        np.save(root / f"{i}.npy", isolated.joints(i))
+        lines.append(f"{i}.npy,{isolated.classes[isolated.labels[i]]},{isolated.subjects[i]}")
+        assert name
+    (root / "labels.csv").write_text("\n".join(lines) + "\n")
+    return root
+
+
+def test_sources_are_joined_and_gestures_renamed(tmp_path: Path) -> None:
+    takes = write_takes(tmp_path / "takes", ["a", "b", "c"])
+    stream = write_shrec21(tmp_path / "s21", 3, 16.0)
+    both = load([("recordings", takes), ("shrec21", stream)], same={"RIGHT": "SWIPE_RIGHT"})
+    assert labels_of(both) == ["BOW", "LEFT", "OPEN", "SWIPE_RIGHT"]
+    assert {q.name.partition(":")[0] for q in both} == {"recordings", "shrec21"}
+    assert {q.subject for q in both} == {"recordings:a", "recordings:b", "recordings:c", ""}
+    with pytest.raises(DatasetError, match="no gesture is called 'UP'"):
+        load([("recordings", takes)], same={"UP": "DOWN"})
+
+
+def test_the_command_trains_on_ones_own_takes_and_judges_who_was_held_out(tmp_path: Path) -> None:
+    takes = write_takes(tmp_path / "takes", list("abcde"))
+    stream = write_shrec21(tmp_path / "s21", 4, 16.0)
+    out = tmp_path / "own.pt"
+    args = ["--online", "--dataset", "recordings", "--root", str(takes), "-o", str(out), "--json"]
+    args += ["--and", f"shrec21={stream}", "--minutes", "0.1", "--threads", "1"]
+    result = CliRunner().invoke(train, args, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    metadata = bundle.read_metadata(out)
+    assert metadata.labels == ["BOW", "LEFT", "OPEN", "RIGHT"]
+    assert metadata.mirror_labels == {"LEFT": "RIGHT", "RIGHT": "LEFT"}
+    assert metadata.training["data"].startswith("recordings+shrec21, ")
+    people = {n.rpartition(".")[0] for n in metadata.training["held_out"] if n[0] == "r"}
+    assert people
+    judge = ["--online", "--dataset", "recordings", "--root", str(takes), "--model", str(out)]
+    judge += ["--split", "train", "--json"]
+    result = CliRunner().invoke(evaluate_online_command, judge, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    told = json.loads(result.stdout)
+    assert told["gestures"] == 12 * len(people)
+    assert 0 <= told["confirmed"]["f1"] <= 1
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "told"),
+    [
+        (["--same", "LEFT"], 2, "'LEFT' is not OLD=NEW"),
+        (["--same", "UP=DOWN"], 1, "no gesture is called 'UP'"),
+        (["--and", "shrec99=x"], 2, "not NAME=DIR"),
+        (["--and", "streams=/nowhere"], 1, "/nowhere: no such file or folder"),
+    ],
+)
+def test_wrong_uses_are_told(tmp_path: Path, change: list[str], code: int, told: str) -> None:
+    takes = write_takes(tmp_path / "takes", ["a"], 2)
+    args = ["--online", "--dataset", "recordings", "--root", str(takes), *change]
+    result = CliRunner().invoke(train, [*args, "-o", str(tmp_path / "m.pt")])
+    assert result.exit_code == code
+    assert told in result.output
+
+
+# --- one's own continuous recordings -------------------------------------------------------------
+
+
+def record(path: Path, swipes: int = 3) -> Path:
+    with Writer(path) as writer:
+        for f in swipe_frames(swipes):
+            writer.write(topics.of(f), encode(f), f.time_ns, f.time_ns, f.seq)
+    return path
+
+
+def test_ones_own_recordings_with_a_truth_file_beside_them(tmp_path: Path) -> None:
+    record(tmp_path / "one.mcap")
+    with pytest.raises(DatasetError, match=r"put a one\.csv"):
+        load_streams(tmp_path)
+    (tmp_path / "one.csv").write_text("RIGHT,1.0,1.4\nRIGHT,7.4,7.8\n")
+    (q,) = load_streams(tmp_path)
+    assert (q.name, q.subject, q.side) == ("one", "one", "right")
+    starts = [(q.time_ns[s.start] - q.time_ns[0]) / 1e9 for s in q.segments]
+    assert starts == pytest.approx([1.0, 7.4], abs=0.02)
+    (tmp_path / "one.csv").write_text("RIGHT,1000,1400\n")
+    with pytest.raises(DatasetError, match="are its times seconds"):
+        load_streams(tmp_path)
+
+
+def test_a_recording_is_cut_where_the_hand_was_lost(tmp_path: Path) -> None:
+    path = tmp_path / "lost.mcap"
+    with Writer(path) as writer:
+        for f in swipe_frames(3):
+            away = 7.5e9 < f.time_ns < 8.5e9  # in mid-gesture
+            f.hands = [] if away else f.hands
+            writer.write(topics.of(f), encode(f), f.time_ns, f.time_ns, f.seq)
+    (tmp_path / "lost.csv").write_text("RIGHT,1.0,1.4\nRIGHT,7.4,7.8\nRIGHT,13.8,14.2\n")
+    first, second = load_streams(tmp_path)
+    assert first.subject == second.subject == "lost"
+    assert [len(first.segments), len(second.segments)] == [1, 1]
+    assert first.notes == ["annotation RIGHT: the hand was lost in it"]
+    assert [s.name for s in to_streams([first, second], ["RIGHT"])] == ["lost.1"]
+
+
+def test_the_part_is_found_by_its_folder(tmp_path: Path) -> None:
+    for name in ("training_set", "test_set"):
+        (tmp_path / name / "sequences").mkdir(parents=True)
+        (tmp_path / name / "sequences" / "1.txt").write_text("")
+    assert part_of(tmp_path, "train").name == "training_set"
+    assert part_of(tmp_path, "test").name == "test_set"
+    assert part_of(tmp_path / "test_set", "test").name == "test_set"
+    assert part_of(tmp_path / "test_set", "train").name == "test_set"
+
+
+def test_each_part_has_its_own_annotations(tmp_path: Path) -> None:
+    for part in ("training_set", "test_set"):
+        (tmp_path / part).mkdir()
+        (tmp_path / part / "1.txt").write_text("")
+    both = {"annotations_training.txt", "annotations_test.txt"}
+    for name in both:
+        (tmp_path / name).write_text("")
+    for part, name in zip(("training_set", "test_set"), sorted(both, reverse=True), strict=True):
+        for root in (tmp_path / part, tmp_path / part / "1.txt"):
+            found = annotations_beside(root)
+            assert found is not None
+            assert found.name == name
+    revised = tmp_path / "training_set" / "annotations_revised_training.txt"
+    revised.write_text("")
+    (tmp_path / "training_set" / "annotations.txt").write_text("")
+    assert annotations_beside(tmp_path / "training_set" / "1.txt") == revised
+    truth = tmp_path / "test_set" / "ground_truth.txt"
+    truth.write_text("")
+    assert annotations_beside(tmp_path / "test_set") == truth
