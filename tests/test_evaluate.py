@@ -120,6 +120,20 @@ def test_folds_are_pooled(data: Path, tmp_path: Path) -> None:
     assert told["accuracy"] * 72 == pytest.approx(sum(rights), abs=0.01)
 
 
+def test_seeds_are_told_apart() -> None:
+    gestures = takes(repeats=1)
+    right = np.zeros((12, len(ev.FRACTIONS), 3))
+    right[np.arange(12), :, gestures.labels] = 1
+    wrong = right.copy()
+    wrong[:3] = wrong[:3][:, :, [1, 2, 0]]
+    both = ev.pooled([(gestures, right), (gestures, wrong)], [0, 1])
+    assert both.by_seed == {"0": 1.0, "1": 0.75}
+    assert both.seed_spread == pytest.approx(0.25 / 2**0.5)
+    assert both.accuracy == pytest.approx(0.875)
+    assert both.low == wilson(10, 12)[0]  # 12 gestures were seen, though twice
+    assert ev.pooled([(gestures, right)], [0]).by_seed == {}
+
+
 def test_export_names_where_it_comes_from(run: Path, data: Path, tmp_path: Path) -> None:
     file = tmp_path / "mine.pt"
     report = tmp_path / "report.json"

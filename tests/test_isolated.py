@@ -16,14 +16,17 @@ from hgr_stream.datasets.gestures import (
     Gestures,
     divide,
     fold_subjects,
+    load_continuous,
     load_recordings,
     load_shrec17,
     read_split,
 )
+from hgr_stream.datasets.shrec17 import load_shrec17_sequences
 from hgr_stream.messages import Frame, Hand, encode, joint_bytes
 from hgr_stream.recording import Writer
 from hgr_stream.skeleton import PARENTS, Float32, bone_lengths, mirrored, with_palm
 from hgr_stream.training import isolated
+from hgr_stream.training.beside import moved_to
 from hgr_stream.training.distort import Distortion, Packed, another_hand, draw, resampled
 from hgr_stream.training.evaluate import Model
 from hgr_stream.training.isolated import Recipe, TrainingError, scaled
@@ -258,6 +261,53 @@ def test_shrec17_as_arrays(shared_data: Path, tmp_path: Path) -> None:
     assert spread[0] < spread[1]
 
 
+def dhg(root: Path, frames: int = 30) -> Path:
+    """A made-up DHG-14/28: gestures 2 and 9 of two subjects; frame k's wrist is k mm away."""
+    for g, subject in ((2, 1), (2, 2), (9, 1)):
+        folder = root / f"gesture_{g}/finger_1/subject_{subject}/essai_1"
+        folder.mkdir(parents=True)
+        rows = np.arange(66)[None] * 0.001 + 0.001 * np.arange(frames)[:, None]
+        np.savetxt(folder / "skeleton_world.txt", rows, fmt="%.6f")
+    return root
+
+
+def test_dhg_is_trimmed_to_the_gesture(tmp_path: Path) -> None:
+    root = dhg(tmp_path / "dhg")
+    assert load_shrec17(root).lengths.tolist() == [30, 30, 30]
+    trims = root / "informations_troncage_sequences.txt"
+    trims.write_text("2 1 1 1 5 14\n2 1 2 1 20 30\n\n")
+    with pytest.raises(DatasetError, match="class 'GRAB_1' has no gesture"):
+        load_shrec17(root).check()
+    whole = load_shrec17_sequences(root, unshear=False)
+    assert [len(s.joints) for s in whole] == [30, 30, 30]
+    found = load_shrec17(root, unshear=False)
+    assert found.lengths.tolist() == [10, 10, 30]
+    assert found.sequences[0][:, 0] == pytest.approx(0.001 * np.arange(5, 15))
+    assert found.sequences[1][-1, 0] == pytest.approx(0.029)
+    assert found.names[0] == "gesture_2/finger_1/subject_1/essai_1"
+    assert [note.split(": ", 1)[1] for note in found.notes] == [
+        "informations_troncage_sequences.txt ends it at 30, past its last frame",
+        "informations_troncage_sequences.txt does not name it: taken whole",
+    ]
+    assert found.labels.tolist() == [2, 2, 16]
+
+
+@pytest.mark.parametrize(
+    ("line", "fault"),
+    [
+        ("2 1 1 1 5", "line 1: not 'G F S E first last'"),
+        ("2 1 1 1 14 5", "line 1: the gesture ends before it starts"),
+        ("2 1 1 1 40 50", "subject_1/essai_1 has no frames 40 to 50"),
+        ("2 1 1 1 a b", "line 1: not"),
+    ],
+)
+def test_a_trim_list_that_does_not_fit(tmp_path: Path, line: str, fault: str) -> None:
+    root = dhg(tmp_path)
+    (root / "informations_troncage_sequences.txt").write_text(line)
+    with pytest.raises(DatasetError, match=fault):
+        load_shrec17(root)
+
+
 # ---- distortions --------------------------------------------------------------------------------
 
 
@@ -383,6 +433,87 @@ def test_a_teacher_is_learnt_from(
         isolated.train_isolated(gestures.of_coarse(), taught, tmp_path / "u", device="cpu")
 
 
+def test_folds_and_seeds_are_taught_by_those_who_may(gestures: Gestures, tmp_path: Path) -> None:
+    recipe = scaled(QUICK, epochs=2)
+    teachers = list(isolated.train_folds(gestures, recipe, tmp_path / "t", 2, device="cpu"))
+    taught = scaled(recipe, teachers=(str(tmp_path / "t"),))
+    runs = list(
+        isolated.train_folds(gestures, taught, tmp_path / "s", 2, seeds=(0, 4), device="cpu")
+    )
+    assert [r.folder.relative_to(tmp_path / "s").as_posix() for r in runs] == [
+        "seed-0/fold-1", "seed-0/fold-2", "seed-4/fold-1", "seed-4/fold-2",
+    ]  # fmt: skip
+    assert isolated.runs_in(tmp_path / "s") == [r.folder for r in runs]
+    assert [r.held_out for r in runs] == 2 * [t.held_out for t in teachers]
+    loop = isolated._Loop(
+        gestures, taught, tmp_path, *divide(gestures.subjects, runs[1].held_out),
+        torch.device("cpu"),
+    )  # fmt: skip
+    assert len(loop.teachers) == 1  # fold 2's; fold 1's has seen them
+    for mine, theirs in zip(
+        loop.teachers[0].state_dict().values(), teachers[1].net.state_dict().values(), strict=True
+    ):
+        assert torch.equal(mine, theirs)
+    over = isolated.spread(runs)["accuracy/validation"]
+    by_hand = [np.mean([r.figures["accuracy/validation"] for r in runs[i : i + 2]]) for i in (0, 2)]
+    assert list(over["by seed"].values()) == pytest.approx(by_hand)
+    assert over["mean"] == pytest.approx(np.mean(by_hand))
+    assert over["deviation of seeds"] == pytest.approx(np.std(by_hand, ddof=1))
+
+
+def test_other_sets_are_learnt_beside(gestures: Gestures, tmp_path: Path) -> None:
+    others = takes(repeats=2).of_coarse()
+    others.data = "elsewhere"
+    others.sequences = [s + np.float32(2.3) for s in others.sequences]
+    near = moved_to(others, gestures)
+    assert all(np.abs(s).max() < 1.5 for s in near.sequences)
+    assert bone_lengths(near.joints(3)) == pytest.approx(bone_lengths(others.joints(3)), abs=1e-5)
+    recipe = scaled(QUICK, epochs=2, beside=6, backwards=True)
+    run = isolated.train_isolated(
+        gestures, recipe, tmp_path / "r", held_out=["1"], device="cpu", also=[others]
+    )
+    assert isolated.read_run(run.folder)["also"] == ["elsewhere"]
+    state = torch.load(run.folder / "last.pt", weights_only=True)
+    heads = [state["beside"][f"heads.{i}.weight"] for i in (0, 1)]
+    assert [len(h) for h in heads] == [2, 3]  # their own classes, and the wanted ones backwards
+    alone = isolated.train_isolated(
+        gestures, scaled(QUICK, epochs=2), tmp_path / "a", held_out=["1"], device="cpu"
+    )
+    assert alone.net.state_dict().keys() == run.net.state_dict().keys()
+    resumed = isolated.train_isolated(
+        gestures, recipe, run.folder, held_out=["1"], device="cpu", resume=True, also=[others]
+    )
+    assert resumed.epochs == 2
+    with pytest.raises(TrainingError, match="other also"):
+        isolated.train_isolated(
+            gestures, recipe, run.folder, held_out=["1"], device="cpu", resume=True
+        )
+    with pytest.raises(DatasetError, match="beside is 0"):
+        isolated.train_isolated(gestures, scaled(QUICK, beside=0), tmp_path / "b", also=[others])
+    reference = scaled(isolated.reference(False), beside=4)
+    with pytest.raises(DatasetError, match="devineau: data sets are joined by the flagship"):
+        isolated.train_isolated(gestures, reference, tmp_path / "b", also=[others])
+
+
+def test_backwards_is_of_those_trained_on(gestures: Gestures, tmp_path: Path) -> None:
+    recipe = scaled(QUICK, beside=6, backwards=True)
+    inside, outside = divide(gestures.subjects, ["1"])
+    loop = isolated._Loop(gestures, recipe, tmp_path, inside, outside, torch.device("cpu"))
+    (data,) = loop.beside.data
+    assert len(data.lengths) == len(inside)
+    expected = gestures.sequences[inside[2]][::-1].copy()
+    assert torch.equal(data.take(torch.tensor([2]))[0], torch.from_numpy(expected))
+
+
+def test_gestures_cut_from_continuous_recordings(shared_data: Path) -> None:
+    found = load_continuous("shrec21", shared_data / "shrec21_online_train")
+    assert len(found.classes) == 17
+    assert 395 < len(found) <= 408
+    assert len(found.notes) < 5
+    assert 20 < np.median(found.lengths) < 45  # at 30 a second
+    assert min(found.lengths) >= 6
+
+
 def test_stops_when_it_gets_no_better(gestures: Gestures, tmp_path: Path) -> None:
     recipe = scaled(QUICK, epochs=30, rate=0.0, patience=2)
     run = isolated.train_isolated(gestures, recipe, tmp_path / "r", held_out=["0"], device="cpu")
@@ -456,12 +587,27 @@ def test_command(gestures: Gestures, tmp_path: Path) -> None:
     assert again.exit_code == 0, again.output
 
 
+def test_command_with_seeds_and_folds(gestures: Gestures, tmp_path: Path) -> None:
+    write_takes(tmp_path, gestures, "npy")
+    base = ["--dataset", "recordings", "--root", str(tmp_path), "--device", "cpu"]
+    told = [*base, "--out", str(tmp_path / "r"), "--epochs", "1", "--seeds", "2", "--folds", "2"]
+    done = CliRunner().invoke(train_isolated_command, told)
+    assert done.exit_code == 0, done.output
+    assert "over 2 seeds" in done.output
+    report = json.loads((tmp_path / "r" / "report.json").read_text())
+    assert [r["seed"] for r in report["runs"]] == [0, 0, 1, 1]
+    assert set(report["spread"]["accuracy/validation"]["by seed"]) == {"0", "1"}
+
+
 @pytest.mark.parametrize(
     ("options", "code", "fault"),
     [
         ([], 2, "--out"),
         (["--out", "r", "--recipe", "original"], 2, "add --model devineau"),
         (["--out", "r", "--folds", "2", "--held-out-subjects", "1"], 2, "holds out every subject"),
+        (["--out", "r", "--also", "shrec99=x"], 2, "--also shrec99=x: wants shrec17"),
+        (["--out", "r", "--also", "shrec22=nowhere"], 1, "nowhere: no such file or folder"),
+        (["--out", "r", "--seed", "2", "--seeds", "2"], 2, "name one of them"),
         (["--out", "r", "--patience", "2"], 2, "--patience needs"),
         (["--out", "r", "--classes", "14"], 2, "--classes is of shrec17"),
         (["--out", "r", "--held-out-subjects", "nobody"], 1, "no subject 'nobody'"),

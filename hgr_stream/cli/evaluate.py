@@ -126,8 +126,10 @@ def _report(chosen: str, gestures: Gestures, split: str, coarse: bool) -> Report
     if len(runs) > 1 and split != "held-out":
         raise click.UsageError(f"{chosen} holds {len(runs)} folds; evaluate it on held-out")
     models: list[tuple[ev.Model, list[str] | None]] = []
+    seeds: list[int] = []
     for run in runs:
         model, settings = _of_run(run, coarse)
+        seeds.append(settings["recipe"]["seed"])
         models.append((model, settings["held_out"] if split == "held-out" else None))
     if not runs:
         models.append((ev.Model(chosen), None))
@@ -143,7 +145,7 @@ def _report(chosen: str, gestures: Gestures, split: str, coarse: bool) -> Report
             task = bar.add_task("gestures", total=1.0)
             found = ev.scores(model, own, watch=lambda s, t=task: bar.update(t, completed=s))  # type: ignore[misc]
             parts.append((own, found))
-    return ev.pooled(parts)
+    return ev.pooled(parts, seeds)
 
 
 def _of_run(run: Path, coarse: bool) -> tuple[Any, dict[str, Any]]:
@@ -169,6 +171,10 @@ def _show(chosen: str, found: Report) -> None:
         f"(95 % interval {100 * found.low:.1f} to {100 * found.high:.1f})",
         highlight=False,
     )
+    if found.by_seed:
+        each = ", ".join(f"{100 * a:.2f}" for a in found.by_seed.values())
+        console.print(f"mean of {len(found.by_seed)} seeds: {each} "
+                      f"(deviation {100 * found.seed_spread:.2f})", highlight=False)  # fmt: skip
     table = Table("class", "gestures", "precision", "recall", "F1")
     for name, row in found.per_class.items():
         figures = (f"{100 * row[k]:.1f}" for k in ("precision", "recall", "f1"))
@@ -233,6 +239,8 @@ def export(
                 "calibration_error",
             )
             extra = {"evaluated": {k: report[k] for k in keys}}
+            if report.get("by_seed"):
+                extra["evaluated"]["by_seed"] = report["by_seed"]
         metadata = export_run(
             run, output, name=name, coarse=coarse, temperature=temperature or 0.0, int8=int8,
             scores=extra, command=shlex.join(["hgr", *sys.argv[1:]]),

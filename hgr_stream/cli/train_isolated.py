@@ -43,6 +43,29 @@ def load_gestures(
         raise click.ClickException(str(error)) from None
 
 
+def load_others(named: tuple[str, ...]) -> list[Gestures]:
+    """Data sets as ``shrec21=DIR`` that are learnt beside; raises click.ClickException."""
+    from ..datasets.base import DatasetError
+    from ..datasets.gestures import load_continuous
+
+    found = []
+    for one in named:
+        name, _, root = one.partition("=")
+        try:
+            match name:
+                case "shrec21" | "shrec22" if root:
+                    found.append(load_continuous(name, root))
+                case "shrec17" | "recordings" if root:
+                    found.append(load_gestures(name, Path(root), None, None, 30.0))
+                case _:
+                    raise click.UsageError(
+                        f"--also {one}: wants shrec17, shrec21, shrec22 or recordings, =DIR"
+                    )
+        except (DatasetError, OSError) as error:
+            raise click.ClickException(str(error)) from None
+    return found
+
+
 def chosen_recipe(
     model: str,
     recipe: str,
@@ -54,6 +77,8 @@ def chosen_recipe(
     branches: int | None,
     strength: float,
     teachers: tuple[Path, ...],
+    beside: int | None,
+    backwards: bool | None,
 ) -> Recipe:
     """The preset with what the options change."""
     from ..training.isolated import FLAGSHIP, reference, scaled
@@ -73,6 +98,8 @@ def chosen_recipe(
         branches=branches,
         distortion=base.distortion.scaled(strength) if base.distortion else None,
         teachers=tuple(str(t) for t in teachers) or None,
+        beside=beside,
+        backwards=backwards,
     )
 
 
@@ -89,6 +116,8 @@ Examples:
   hgr train --dataset shrec17 --root ~/SHREC2017 --classes 14 --model devineau --out runs/paper \\
             --recipe original --held-out-subjects 4,13,14,22
   hgr train --dataset shrec17 --root ~/SHREC2017 --folds 5 --out runs/folds
+  hgr train --dataset shrec17 --root ~/SHREC2017 --folds 5 --seeds 5 --teacher runs/folds \\
+            --out runs/taught
   hgr train --dataset recordings --root my_gestures --out runs/mine --minutes 5
   hgr train --dataset shrec17 --root ~/SHREC2017 --out runs/s17 --resume runs/s17
 \b
@@ -112,13 +141,23 @@ Then: hgr evaluate runs/s17 ..., hgr export runs/s17 -o mine.pt, tensorboard --l
 @click.option("--patience", type=click.IntRange(min=1),
               help="End after so many epochs that are no better.")  # fmt: skip
 @click.option("--seed", type=click.IntRange(min=0), help="[default: 0]")
+@click.option("--seeds", type=click.IntRange(min=1),
+              help="As many trainings (of each fold), seeds 0, 1, ...")  # fmt: skip
 @click.option("--width", type=click.IntRange(min=4), help="Channels of the flagship.")
 @click.option("--branches", type=click.IntRange(min=1), help="Networks averaged in the flagship.")
 @click.option("--augment", type=click.FloatRange(0, 3), default=1.0, show_default=True,
               help="Strength of the distortions.")  # fmt: skip
 @click.option("--teacher", "teachers", multiple=True, metavar="RUN_DIR",
               type=click.Path(exists=True, file_okay=False, path_type=Path),
-              help="Learn this run's, or these folds', scores as well (repeatable).")  # fmt: skip
+              help="Learn this run's scores as well, or of folds those of the ones that "
+              "have not seen whom is held out (repeatable).")  # fmt: skip
+@click.option("--also", multiple=True, metavar="NAME=DIR",
+              help="Learn another data set beside, its labels apart: shrec17, shrec21, shrec22, "
+              "recordings (repeatable; flagship).")  # fmt: skip
+@click.option("--beside", type=click.IntRange(0, 256),
+              help="Gestures of each of these in every batch.")  # fmt: skip
+@click.option("--backwards/--no-backwards", default=None,
+              help="Learn the gestures played backwards beside.")  # fmt: skip
 @click.option("--held-out-subjects", callback=subjects, metavar="A,B,...",
               help="Validate on these and never train on them.")  # fmt: skip
 @click.option("--folds", type=click.IntRange(min=2),
@@ -143,10 +182,14 @@ def train_isolated_command(
     minutes: float | None,
     patience: int | None,
     seed: int | None,
+    seeds: int | None,
     width: int | None,
     branches: int | None,
     augment: float,
     teachers: tuple[Path, ...],
+    also: tuple[str, ...],
+    beside: int | None,
+    backwards: bool | None,
     held_out_subjects: list[str],
     folds: int | None,
     device: str,
@@ -167,8 +210,8 @@ def train_isolated_command(
         raise click.UsageError(f"--resume {resume} goes on in that folder; leave --out away")
     if folds and held_out_subjects:
         raise click.UsageError("--folds holds out every subject once; leave --held-out-subjects")
-    if teachers and folds:
-        raise click.UsageError("--teacher and --folds: each fold wants teachers of its own")
+    if seeds and seed is not None:
+        raise click.UsageError("--seed and --seeds: name one of them")
     if patience and not (held_out_subjects or folds):
         raise click.UsageError("--patience needs --held-out-subjects to be judged on")
     try:
@@ -176,7 +219,7 @@ def train_isolated_command(
 
         from ..datasets.base import DatasetError
         from ..recognition.bundle import ModelError
-        from ..training.isolated import Outcome, TrainingError, train_folds, train_isolated
+        from ..training.isolated import Outcome, TrainingError, spread, train_folds
     except ImportError as error:
         raise click.ClickException(
             f"training needs {error.name}: pip install 'hgr-stream[train]'"
@@ -189,36 +232,46 @@ def train_isolated_command(
     for note in gestures.notes[:5]:
         click.echo(note, err=True)
     settings = chosen_recipe(
-        model, recipe, epochs, minutes, patience, seed, width, branches, augment, teachers
-    )
+        model, recipe, epochs, minutes, patience, seed, width, branches, augment, teachers,
+        beside, backwards,
+    )  # fmt: skip
     command = shlex.join(["hgr", *sys.argv[1:]])
     common: dict[str, Any] = {"device": device, "resume": resume is not None, "command": command}
+    common["also"] = load_others(also)
     outcomes: list[Outcome] = []
     try:
         with _Bar() as bar:
-            if folds:
-                for outcome in train_folds(
-                    gestures, settings, run, folds, watch=bar.watch, **common
-                ):
-                    outcomes.append(outcome)
-                    bar.next()
-            else:
-                common["held_out"] = held_out_subjects
-                outcomes.append(train_isolated(gestures, settings, run, watch=bar.watch, **common))
+            for outcome in train_folds(
+                gestures, settings, run, folds or 0, held_out=held_out_subjects,
+                seeds=[*range(seeds)] if seeds else [], watch=bar.watch, **common,
+            ):  # fmt: skip
+                outcomes.append(outcome)
+                bar.next()
     except KeyboardInterrupt:
         raise click.ClickException(f"stopped; go on with --resume {run}") from None
     except (TrainingError, DatasetError, ModelError, OSError) as error:
         raise click.ClickException(str(error)) from None
     found = [
-        {"run": str(o.folder), "epochs": o.epochs, "held_out": o.held_out, **o.figures}
+        {"run": str(o.folder), "seed": o.seed, "epochs": o.epochs, "held_out": o.held_out}
+        | o.figures
         for o in outcomes
     ]
+    many = bool(folds) or (seeds or 1) > 1
+    over = spread(outcomes) if many else {}
+    if over:
+        (run / "report.json").write_text(json.dumps({"runs": found, "spread": over}, indent=1))
     if as_json:
-        click.echo(json.dumps(found if folds else found[0]))
+        click.echo(json.dumps({"runs": found, "spread": over} if many else found[0]))
         return
     for one in found:
         scores = ", ".join(f"{k} {v:.4f}" for k, v in one.items() if "accuracy/val" in str(k))
         click.echo(f"{one['run']}: {one['epochs']} epochs; {scores or 'nobody was held out'}")
+    for name, row in over.items():
+        seeds_by, runs_by = (100 * row[f"deviation of {what}"] for what in ("seeds", "runs"))
+        click.echo(
+            f"{name}: mean {100 * row['mean']:.2f} %, deviation {seeds_by:.2f} over "
+            f"{len(row['by seed'])} seeds, {runs_by:.2f} over {len(found)} runs"
+        )
 
 
 class _Bar:

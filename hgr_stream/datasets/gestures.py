@@ -28,12 +28,17 @@ from ..skeleton import (
     from_shrec21,
     mirrored,
 )
+from .arrays import load_array
 from .base import DatasetError
-from .shrec17 import LABELS_14, LABELS_28, RATE_HZ, load_shrec17_sequences
+from .shrec17 import LABELS_14, LABELS_28, RATE_HZ, Shrec17Sequence, load_shrec17_sequences
+from .shrec21 import load_shrec21
+from .shrec22 import load_shrec22
 from .tables import read_table, read_text
 
 RECORDINGS: Final = (".mcap", ".npy", ".npz", ".csv")
 MIN_FRAMES: Final = 2
+MIN_CUT: Final = 6  # frames of a gesture cut out of a continuous recording
+GLITCH_M: Final = 1.5  # a hand that far from where it mostly is was never there
 
 
 @dataclass
@@ -152,7 +157,8 @@ def load_shrec17(
     user) and joint order, 30 frames a second; ``.joints(i)`` the same as (T, 22, 3); ``.labels``
     (N,) int64 from 0 in the order of ``.classes``; ``.subjects`` N strings. With 28 classes
     ``.coarse_labels`` are the 14. ``unshear`` takes out the data set's shear, so that a live
-    RealSense hand matches; ``split`` keeps one official list. Raises DatasetError.
+    RealSense hand matches; ``split`` keeps one official list. Of DHG's sequences only the gesture
+    is taken, as its trim list gives it. Raises DatasetError.
     """
     sequences = load_shrec17_sequences(Path(root), unshear=unshear, split=split)
     unknown = next((s.name for s in sequences if not s.label28), None)
@@ -160,7 +166,7 @@ def load_shrec17(
         raise DatasetError(f"{unknown}: neither a list nor its path tells its label")
     gestures = Gestures(
         "shrec17",
-        [s.joints.reshape(len(s.joints), -1) for s in sequences],
+        [_gesture(s) for s in sequences],
         np.array([s.label28 - 1 for s in sequences], dtype=np.int64),
         list(LABELS_28),
         [s.subject for s in sequences],
@@ -171,6 +177,48 @@ def load_shrec17(
         notes=[f"{s.name}: {note}" for s in sequences for note in s.notes],
     )
     return gestures.of_coarse() if classes == 14 else gestures
+
+
+def _gesture(sequence: Shrec17Sequence) -> Float32:
+    """(T, 66): the frames of its segment."""
+    (segment,) = sequence.segments
+    joints: Float32 = sequence.joints[segment.start : segment.end + 1]
+    return joints.reshape(len(joints), -1)
+
+
+def load_continuous(
+    name: Literal["shrec21", "shrec22"], root: str | Path, rate_hz: float = 30.0
+) -> Gestures:
+    """The annotated gestures of a data set of continuous recordings, each cut out by itself.
+
+    Left hands are mirrored, times brought to ``rate_hz`` by linear interpolation; nobody says who
+    performed them. Gestures of which less than MIN_CUT frames are left are noted and left out.
+    Raises DatasetError.
+    """
+    loaded = (load_shrec21 if name == "shrec21" else load_shrec22)(Path(root))
+    classes = sorted({s.label for q in loaded for s in q.segments})
+    sequences: list[Float32] = []
+    labels, names, notes = [], [], []
+    for q in loaded:
+        joints = mirrored(q.joints) if q.side == "left" else q.joints
+        time_s = (q.time_ns - q.time_ns[0]) / 1e9
+        for segment in q.segments:
+            begin_s, end_s = time_s[segment.start], time_s[segment.end]
+            at_s = begin_s + np.arange(int((end_s - begin_s) * rate_hz + 1e-6) + 1) / rate_hz
+            flat = joints.reshape(len(joints), -1)
+            cut = np.stack([np.interp(at_s, time_s, c) for c in flat.T], 1).astype(np.float32)
+            what = f"{q.name}:{segment.start}-{segment.end}"
+            far_m = float(np.abs(cut - np.median(cut, 0)).max())
+            if len(cut) < MIN_CUT or far_m > GLITCH_M:
+                notes.append(f"{what}: {len(cut)} frames, {far_m:.1f} m apart: left out")
+                continue
+            sequences.append(cut)
+            labels.append(classes.index(segment.label))
+            names.append(what)
+    numbers = np.array(labels, dtype=np.int64)
+    return Gestures(
+        name, sequences, numbers, classes, [""] * len(names), names, rate_hz, notes=notes
+    ).check()
 
 
 def load_recordings(
@@ -243,16 +291,7 @@ def _recording(path: Path) -> NDArray:
         return _mcap(path)
     if path.suffix == ".csv":
         return _csv(path)
-    try:
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.lib.npyio.NpzFile):
-            if len(loaded.files) != 1:
-                raise DatasetError(f"{path}: holds {len(loaded.files)} arrays instead of one")
-            loaded = loaded[loaded.files[0]]
-    except DatasetError:
-        raise
-    except (ValueError, OSError, EOFError) as error:
-        raise DatasetError(f"{path}: not a NumPy file ({str(error).splitlines()[0]})") from None
+    loaded = load_array(path)
     if loaded.dtype.kind not in "fiu":
         raise DatasetError(f"{path}: holds {loaded.dtype}, not numbers")
     return np.asarray(loaded)

@@ -3,7 +3,9 @@
 One gesture a file: ``gesture_G/finger_F/subject_S/essai_E/skeletons_world.txt`` (DHG:
 ``skeleton_world.txt``), a frame a line, 66 numbers: 22 joints x xyz in metres. The official lists
 ``train_gestures.txt`` and ``test_gestures.txt`` give ``G F S E label14 label28 n_frames``; without
-them every file under the folder is taken. No time is given: frames are 30 a second nominally.
+them every file under the folder is taken. DHG's ``informations_troncage_sequences.txt`` beside the
+gestures tells where in its sequences the gesture is, ``G F S E first last`` a line, frames from 0,
+both included: it becomes the segment. No time is given: frames are 30 a second nominally.
 """
 
 from __future__ import annotations
@@ -38,6 +40,7 @@ LABELS_14: Final = (
 )
 #: With one finger (1) or the whole hand (2); entry 2 * (G - 1) + F - 1.
 LABELS_28: Final = tuple(f"{label}_{finger}" for label in LABELS_14 for finger in (1, 2))
+TRIM_LISTS: Final = ("informations_troncage_sequences.txt", "informations_troncage_sequence.txt")
 FILE_NAMES: Final = ("skeletons_world.txt", "skeleton_world.txt")
 _PLACE: Final = re.compile(r"gesture_(\d+)/finger_(\d+)/subject_(\d+)/essai_(\d+)/[^/]+$")
 
@@ -45,7 +48,8 @@ _PLACE: Final = re.compile(r"gesture_(\d+)/finger_(\d+)/subject_(\d+)/essai_(\d+
 @dataclass
 class Shrec17Sequence(HandSequence):
     """One performed gesture. ``label14`` is 1..14 and ``label28`` 1..28 as in the official lists;
-    0 when the path does not tell. The one segment is named by the 14 classes and spans it all."""
+    0 when the path does not tell. The one segment is named by the 14 classes; it spans it all, or
+    what DHG's trim list says."""
 
     gesture: int = 0
     finger: int = 0
@@ -81,7 +85,39 @@ def load_shrec17_sequences(
     )
     if not files:
         raise DatasetError(f"{root}: no {FILE_NAMES[0]} in it")
-    return [_from_text(path, unshear) for path in files]
+    sequences = [_from_text(path, unshear) for path in files]
+    for path in sorted(p for name in TRIM_LISTS for p in root.rglob(name)):
+        _trim(path, dict(zip((f.resolve() for f in files), sequences, strict=True)))
+    return sequences
+
+
+def _trim(path: Path, sequences: dict[Path, Shrec17Sequence]) -> None:
+    """Set the segments of the sequences beside a trim list; those it does not name get a note."""
+    spans: dict[Path, tuple[int, int]] = {}
+    for i, line in enumerate(read_text(path).splitlines()):
+        fields = line.split()
+        if not fields:
+            continue
+        if len(fields) != 6 or not all(f.isdecimal() and len(f) < 10 for f in fields):
+            raise DatasetError(f"{path} line {i + 1}: not 'G F S E first last'")
+        g, f, s, e, first, last = map(int, fields)
+        if first >= last:
+            raise DatasetError(f"{path} line {i + 1}: the gesture ends before it starts")
+        spans[path.parent.resolve() / f"gesture_{g}/finger_{f}/subject_{s}/essai_{e}"] = first, last
+    for file, sequence in sequences.items():
+        if not file.is_relative_to(path.parent.resolve()) or not sequence.segments:
+            continue
+        span = spans.get(file.parent)
+        if span is None:
+            sequence.notes.append(f"{path.name} does not name it: taken whole")
+            continue
+        # Frames that the file's reader dropped are gone from ``index``, too.
+        start, end = np.searchsorted(sequence.index, [span[0], span[1] + 1]) - [0, 1]
+        if span[1] > sequence.index[-1]:
+            sequence.notes.append(f"{path.name} ends it at {span[1]}, past its last frame")
+        if start >= end:
+            raise DatasetError(f"{path}: {sequence.name} has no frames {span[0]} to {span[1]}")
+        sequence.segments = [Segment(sequence.segments[0].label, int(start), int(end))]
 
 
 def _from_list(path: Path, unshear: bool) -> list[Shrec17Sequence]:
@@ -90,7 +126,7 @@ def _from_list(path: Path, unshear: bool) -> list[Shrec17Sequence]:
         if not line.strip():
             continue
         fields = line.split()
-        if len(fields) != 7 or not all(f.isdecimal() for f in fields):
+        if len(fields) != 7 or not all(f.isdecimal() and len(f) < 10 for f in fields):
             raise DatasetError(f"{path} line {i + 1}: not 'G F S E label14 label28 n_frames'")
         g, f, s, e, label14, label28, n_frames = map(int, fields)
         if not (1 <= label14 <= 14 and 1 <= label28 <= 28):

@@ -39,7 +39,7 @@ class Distortion:
     wobble_m: float = 0.003  #: fingers, slowly
     noise_m: float = 0.0018  #: joints, frame by frame
     shift_m: float = 0.03  #: where the hand is
-    faults: float = 0.15  #: share of gestures with frames held, and with a finger lost
+    faults: float = 0.4  #: share of gestures with frames held, and with a finger lost
 
     def scaled(self, by: float) -> Distortion:
         """All spreads times ``by``: 0 distorts nothing."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -94,6 +94,8 @@ class Report:
     calibration_error: float  #: expected, 15 bins of equal width
     by_fraction: dict[str, float]  #: accuracy after this share of the frames
     mistakes: list[dict[str, Any]]
+    by_seed: dict[str, float] = field(default_factory=dict)  #: accuracy of each training's seed
+    seed_spread: float = 0.0  #: their standard deviation
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, for JSON."""
@@ -226,8 +228,15 @@ def report(
     )
 
 
-def pooled(parts: Sequence[tuple[Gestures, NDArray[np.float64]]]) -> Report:
-    """One report over folds: each part's gestures with the scores (N, F, C) of *its* model."""
+def pooled(
+    parts: Sequence[tuple[Gestures, NDArray[np.float64]]], seeds: Sequence[int] = ()
+) -> Report:
+    """One report over folds: each part's gestures with the scores (N, F, C) of *its* model.
+
+    seeds: each part's, where gestures come once for every seed. Accuracies are then means over
+    the seeds; the interval is that of one seed's number of gestures, and ``confusion``,
+    ``gestures`` and ``mistakes`` count every seed's.
+    """
     first = parts[0][0]
     everyone = Gestures(
         first.data,
@@ -238,7 +247,17 @@ def pooled(parts: Sequence[tuple[Gestures, NDArray[np.float64]]]) -> Report:
         [n for g, _ in parts for n in g.names],
         first.rate_hz,
     )
-    return report(everyone, np.concatenate([found for _, found in parts]), FRACTIONS)
+    found = report(everyone, np.concatenate([found for _, found in parts]), FRACTIONS)
+    if len(set(seeds)) < 2:
+        return found
+    rights: dict[int, list[bool]] = {}
+    for (g, given), seed in zip(parts, seeds, strict=True):
+        rights.setdefault(seed, []).extend(given[:, -1].argmax(1) == g.labels)
+    means = {str(seed): float(np.mean(r)) for seed, r in sorted(rights.items())}
+    n = found.gestures / len(means)
+    low, high = wilson(round(found.accuracy * n), round(n))
+    spread = float(np.std(list(means.values()), ddof=1))
+    return replace(found, low=low, high=high, by_seed=means, seed_spread=spread)
 
 
 def draw_confusion(found: Report, path: Path) -> None:

@@ -2,9 +2,9 @@
 
 ``train_isolated`` is one training: a run folder with its settings, a checkpoint after every epoch
 (an interrupted run goes on where it was, to the same weights), TensorBoard curves and the network
-that is kept. ``train_folds`` is one run for each group of held-out subjects.
-``export_run`` makes the model file. The same loop trains the flagship and the reference network;
-they differ in how a batch of packed gestures becomes their input.
+that is kept. ``train_folds`` is one run for each group of held-out subjects and each seed.
+The same loop trains the flagship and the reference network; they differ in how a batch of packed
+gestures becomes their input (see ``isolated_recipe``). ``runs`` makes the model file.
 """
 
 from __future__ import annotations
@@ -12,103 +12,71 @@ from __future__ import annotations
 import copy
 import json
 import math
-import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
-import msgspec
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from .. import __version__
 from ..datasets.base import DatasetError
 from ..datasets.gestures import Gestures, divide, fold_subjects
-from ..recognition import bundle, devineau, flagship
-from ..recognition.options import FORMAT, Metadata
+from ..recognition import devineau, flagship
 from ..skeleton import N_JOINTS
-from .distort import Distortion, Packed, another_hand, draw, resampled
+from .beside import Beside, backwards, moved_to
+from .distort import Distortion, Packed, another_hand, draw
+from .isolated_recipe import (
+    FLAGSHIP,
+    Net,
+    Recipe,
+    TrainingError,
+    build,
+    log_scores,
+    reference,
+    scaled,
+)
+from .runs import (
+    BEST,
+    LAST,
+    RUN,
+    SCORES,
+    Curves,
+    export_run,
+    load_run,
+    new_settings,
+    read,
+    read_run,
+    resumable,
+    runs_in,
+    write,
+)
 
-RUN, LAST, BEST, SCORES = "run.json", "last.pt", "best.pt", "scores.json"
+__all__ = [
+    "FLAGSHIP",
+    "Outcome",
+    "Recipe",
+    "TrainingError",
+    "build",
+    "export_run",
+    "load_run",
+    "log_scores",
+    "pick_device",
+    "predict",
+    "read_run",
+    "reference",
+    "runs_in",
+    "scaled",
+    "spread",
+    "train_folds",
+    "train_isolated",
+]
 
-
-class TrainingError(ValueError):
-    """A training that cannot be done or continued; the text names the reason in one line."""
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """Everything that decides the outcome, besides the data. Rates are per step."""
-
-    model: Literal["flagship", "devineau"] = "flagship"
-    epochs: int = 40
-    batch: int = 64
-    rate: float = 2e-3
-    schedule: Literal["cosine", "constant"] = "cosine"
-    warmup: float = 0.05  #: share of the training
-    decay: float = 0.02
-    clip: float = 2.0  #: of the gradient's norm; 0: none
-    keep: float = 0.99  #: of the weights' moving average; 0: none is kept
-    smoothing: float = 0.1
-    mixup: float = 0.4  #: of what is classified, in every second step
-    dropout: float = 0.2
-    width: int = 128  #: of each of the flagship's branches
-    branches: int = 1
-    dilations: tuple[int, ...] = (1, 2, 4, 8, 1)
-    distortion: Distortion | None = field(default_factory=Distortion)
-    teachers: tuple[str, ...] = ()  #: folders of finished runs, whose scores are learnt as well
-    teachers_each: int = 2  #: how many of them, drawn anew, see a batch
-    distil: float = 0.7  #: the teachers' share of what is to be learnt
-    cubic: bool = False  #: resampling of the reference network, as in the paper
-    patience: int = 0  #: epochs without a better held-out score before it stops; 0: never
-    minutes: float = 0.0  #: shorten the schedule to this; 0: as many epochs as it says
-    temperature: float = 0.0  #: of the model file; 0: calibrated on the held-out subjects, or 1
-    seed: int = 0
-
-
-FLAGSHIP: Final = Recipe()
-
-
-def reference(original: bool) -> Recipe:
-    """The reference network's recipe: as released, or a modern one."""
-    theirs = devineau.ORIGINAL if original else devineau.MODERN
-    distortion = Distortion(
-        crop=theirs.crop,
-        slowest=1.0,
-        longest=1.0,
-        local_speed=theirs.time_warp,
-        bone=theirs.bones,
-        size=theirs.scale,
-        travel=1.0,
-        drift_m=0.0,
-        turn_rad=math.radians(theirs.rotation_deg),
-        wobble_m=0.0,
-        noise_m=2 * theirs.noise_m,
-        shift_m=0.0,
-        faults=0.0,
-    )
-    return Recipe(
-        model="devineau",
-        epochs=theirs.epochs,
-        batch=theirs.batch,
-        rate=theirs.learning_rate,
-        schedule=theirs.schedule,
-        warmup=theirs.warmup_epochs / theirs.epochs,
-        decay=theirs.weight_decay,
-        clip=theirs.clip_norm or 0.0,
-        keep=theirs.ema or 0.0,
-        smoothing=theirs.label_smoothing,
-        mixup=0.0,
-        dropout=theirs.dropout,
-        distortion=distortion if theirs.augment else None,
-        cubic=theirs.resampling == "cubic-zoom",
-    )
-
+LEAST_SEEN: Final = 0.2  # share of a gesture of which something is asked already
 
 #: (epoch, epochs, figures of the epoch by name) after each epoch; raise to stop.
 Watch = Callable[[int, int, dict[str, float]], None]
@@ -116,47 +84,6 @@ Watch = Callable[[int, int, dict[str, float]], None]
 
 def _quiet(_epoch: int, _epochs: int, _figures: dict[str, float]) -> None:
     return
-
-
-# ---- the two networks, seen alike ---------------------------------------------------------------
-
-
-class _Whole(nn.Module):
-    """The reference network on packed gestures: resampled to its duration, then classified."""
-
-    coarse = 0
-
-    def __init__(self, channels: int, classes: int, dropout: float, seed: int) -> None:
-        super().__init__()
-        self.net = devineau.Devineau(
-            devineau.DURATION, channels, classes, dropout=dropout, seed=seed
-        )
-
-    def embed(self, frames: Tensor, lengths: Tensor) -> Tensor:
-        return resampled(frames.flatten(1), lengths, devineau.DURATION)
-
-    def classify(self, x: Tensor) -> Tensor:
-        return self.net(x).unsqueeze(1)  # type: ignore[no-any-return]
-
-
-Net = flagship.FlagshipNet | _Whole
-
-
-def build(recipe: Recipe, classes: int, coarse_of: tuple[int, ...], channels: int) -> Net:
-    """An untrained network of the recipe's kind and seed."""
-    torch.manual_seed(recipe.seed)
-    if recipe.model == "devineau":
-        return _Whole(channels, classes, recipe.dropout, recipe.seed)
-    return flagship.FlagshipNet(
-        classes, coarse_of, recipe.width, recipe.branches, recipe.dilations, dropout=recipe.dropout
-    )
-
-
-def log_scores(net: Net, logits: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits -> log-probabilities of the coarse classes (B, K) and of all (B, C)."""
-    if isinstance(net, flagship.FlagshipNet):
-        return net.agree(logits)
-    return logits[:, 0, :0], logits[:, 0].log_softmax(1)
 
 
 # ---- data on its way to the network -------------------------------------------------------------
@@ -246,13 +173,16 @@ def _has_bf16(device: torch.device) -> bool:
 
 @dataclass
 class Outcome:
-    """A finished run. ``figures`` are of the epoch kept; ``held_out`` the subjects left out."""
+    """A finished run. ``figures`` are of the epoch kept; ``held_out`` the subjects left out, of
+    whom there are ``gestures``."""
 
     folder: Path
     net: Net
     figures: dict[str, float]
     held_out: list[str]
     epochs: int
+    seed: int = 0
+    gestures: int = 0
 
 
 def train_isolated(
@@ -265,12 +195,14 @@ def train_isolated(
     resume: bool = False,
     watch: Watch = _quiet,
     command: str = "",
+    also: Sequence[Gestures] = (),
 ) -> Outcome:
     """One training into the folder ``out``; raises TrainingError or DatasetError.
 
     held_out: subjects that are validated on and never trained on. The last epoch is kept, so that
     their score is an honest one; with ``patience`` the best, which flatters a little. resume: go
-    on from the folder's last finished epoch, with the folder's own recipe.
+    on from the folder's last finished epoch, with the folder's own recipe. also: other data sets
+    that are learnt beside (see ``beside``), ``recipe.beside`` gestures of each in every batch.
     """
     gestures.check()
     inside, outside = divide(gestures.subjects, held_out)
@@ -283,16 +215,23 @@ def train_isolated(
             f"{gestures.data}: {gestures.channels} channels are no hand of 20, 21, 22 or 26 "
             "joints in 3 dimensions, which the flagship takes; use the model devineau"
         )
+    if also or recipe.backwards:
+        odd = next((g.data for g in (*also, gestures) if not g.canonical), None)
+        if recipe.model != "flagship" or odd:
+            raise DatasetError(f"{odd or recipe.model}: data sets are joined by the flagship only")
+        if not recipe.beside:
+            raise DatasetError("beside is 0: no gesture of the other data sets would be seen")
     folder = Path(out)
-    told = _settings(gestures, recipe, inside, held_out, command)
+    told = new_settings(gestures, recipe, inside, held_out, command)
+    told["also"] = [g.data for g in also]
     if resume:
-        recipe = _resumable(folder, told)
+        recipe = resumable(folder, told)
     elif (folder / LAST).exists():
         raise TrainingError(f"{folder}: holds a run already; resume it, or name another folder")
     else:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / RUN).write_text(json.dumps(told, indent=1))
-    return _Loop(gestures, recipe, folder, inside, outside, pick_device(device)).run(
+    return _Loop(gestures, recipe, folder, inside, outside, pick_device(device), also).run(
         resume, watch, list(held_out)
     )
 
@@ -306,6 +245,7 @@ class _Loop:
         inside: NDArray[np.int64],
         outside: NDArray[np.int64],
         device: torch.device,
+        also: Sequence[Gestures] = (),
     ) -> None:
         self.gestures, self.recipe, self.folder, self.device = gestures, recipe, folder, device
         self.inside, self.outside = torch.from_numpy(inside), outside
@@ -315,8 +255,10 @@ class _Loop:
             device
         )
         self.average = _Average(self.net, recipe.keep)
-        weights = [p for p in self.net.parameters() if p.ndim > 1]
-        others = [p for p in self.net.parameters() if p.ndim <= 1]
+        self.beside = self._beside(also).to(device)
+        learnt = [*self.net.parameters(), *self.beside.parameters()]
+        weights = [p for p in learnt if p.ndim > 1]
+        others = [p for p in learnt if p.ndim <= 1]
         self.optimiser = torch.optim.AdamW(
             [
                 {"params": weights, "weight_decay": recipe.decay},
@@ -331,16 +273,24 @@ class _Loop:
         self.bf16 = _has_bf16(device)
         held_out = {gestures.subjects[i] for i in outside}
         self.teachers = [
-            _teacher(t, gestures, held_out).to(device).requires_grad_(False)
+            teacher.to(device).requires_grad_(False)
             for folder in recipe.teachers
-            for t in runs_in(folder)
+            for teacher in _teachers(Path(folder), gestures, held_out)
         ]
+
+    def _beside(self, also: Sequence[Gestures]) -> Beside:
+        """The other sets' heads and gestures; of those held out nothing is played backwards."""
+        sets, recipe = [moved_to(g, self.gestures) for g in also], self.recipe
+        if recipe.backwards:
+            sets.append(backwards(self.gestures.take(self.inside.tolist())))
+        pooled = 4 * recipe.width * recipe.branches
+        return Beside(sets, pooled, recipe.beside, recipe.dropout)
 
     def run(self, resume: bool, watch: Watch, held_out: list[str]) -> Outcome:
         recipe = self.recipe
         if resume:
             self._load()
-        with _curves(self.folder) as curve:
+        with Curves(self.folder) as curve:
             while self.epoch < recipe.epochs and self._share() < 1:
                 begun = time.monotonic()
                 figures = self._epoch(begun)
@@ -358,14 +308,17 @@ class _Loop:
                 self.since_best = 0 if better else self.since_best + 1
                 if better:
                     self.best = {**figures, "epoch": float(self.epoch)}
-                    _write(self.folder / BEST, self.average.net.state_dict())
+                    write(self.folder / BEST, self.average.net.state_dict())
                 self._save()
                 watch(self.epoch, recipe.epochs, figures)
                 if recipe.patience and self.since_best >= recipe.patience:
                     break
-        self.average.net.load_state_dict(_read(self.folder / BEST))
+        self.average.net.load_state_dict(read(self.folder / BEST))
         self._finish()
-        return Outcome(self.folder, self.average.net, self.best, held_out, self.epoch)
+        return Outcome(
+            self.folder, self.average.net, self.best, held_out, self.epoch, recipe.seed,
+            len(self.outside),
+        )  # fmt: skip
 
     def _share(self, begun: float | None = None) -> float:
         """Share of the schedule that is done: by steps, or by time where that runs out first."""
@@ -430,8 +383,27 @@ class _Loop:
             told = self._told(frames, lengths)[-len(wanted) :]
             wanted = [(1 - w) * t + w * s for t, s in zip(wanted, told, strict=True)]
             smoothing *= 1 - w  # the teachers were smoothed
+        loss = torch.zeros((), device=self.device)
+        others: list[Tensor] = []
+        if self.beside.labels:
+            more, n, others = self.beside.draw(recipe.distortion or Distortion(), self.draw)
+            frames = torch.cat([frames, more.to(self.device)])
+            lengths = torch.cat([lengths, n.to(self.device)])
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            x = self.net.embed(frames, lengths).float()
+            if recipe.beginnings and isinstance(self.net, flagship.FlagshipNet):
+                share = LEAST_SEEN + (1 - LEAST_SEEN) * torch.rand(len(index), generator=self.draw)
+                x, begun = self.net.embed_with_beginnings(frames, lengths, share.to(self.device))
+                # The less was seen, the less can be known.
+                weight = recipe.beginnings * share.to(self.device)
+                loss = self._entropy(self.net.classify(begun), wanted, smoothing, weight)
+            else:
+                x = self.net.embed(frames, lengths)
+            x = x.float()
+            if others:
+                loss = loss + self.beside.loss(x[len(index) :], others, recipe.smoothing) / len(
+                    index
+                )
+                x = x[: len(index)]
             if mixed:
                 alpha = torch.full((2,), recipe.mixup)
                 parts = torch._standard_gamma(alpha, generator=self.draw)
@@ -440,15 +412,25 @@ class _Loop:
                 x = w * x + (1 - w) * x[other.to(self.device)]
                 wanted = [w * t + (1 - w) * t[other] for t in wanted]
             logits = self.net.classify(x)
+        return loss + self._entropy(logits, wanted, smoothing), logits
+
+    def _entropy(
+        self,
+        logits: Tensor,
+        wanted: list[Tensor],
+        smoothing: float,
+        weight: Tensor | float = 1.0,
+    ) -> Tensor:
+        """Cross-entropy of every branch and head, (B, G, K + C) against (B, K) and (B, C)."""
         loss = torch.zeros((), device=self.device)
         at = 0
         for target in wanted:
             n = target.shape[1]
             soft = target.to(self.device) * (1 - smoothing) + smoothing / n
             given = logits[:, :, at : at + n].float().log_softmax(2)
-            loss = loss - (soft[:, None] * given).sum(2).sum(1).mean()
+            loss = loss - ((soft[:, None] * given).sum(2).sum(1) * weight).mean()
             at += n
-        return loss, logits
+        return loss
 
     @torch.no_grad()
     def _told(self, frames: Tensor, lengths: Tensor) -> list[Tensor]:
@@ -497,6 +479,7 @@ class _Loop:
     def _save(self) -> None:
         state = {
             "net": self.net.state_dict(),
+            "beside": self.beside.state_dict(),
             "average": self.average.net.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "draw": self.draw.get_state(),
@@ -507,11 +490,12 @@ class _Loop:
             "best": self.best,
             "since_best": self.since_best,
         }
-        _write(self.folder / LAST, state)
+        write(self.folder / LAST, state)
 
     def _load(self) -> None:
-        state = _read(self.folder / LAST)
+        state = read(self.folder / LAST)
         self.net.load_state_dict(state["net"])
+        self.beside.load_state_dict(state.get("beside", {}))
         self.average.net.load_state_dict(state["average"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.draw.set_state(state["draw"].cpu())
@@ -520,46 +504,75 @@ class _Loop:
         self.best, self.since_best = state["best"], state["since_best"]
 
 
-def runs_in(folder: str | Path) -> list[Path]:
-    """The run in a folder, or the folds' runs; raises TrainingError when there is none."""
-    folder = Path(folder)
-    if (folder / RUN).is_file():
-        return [folder]
-    runs = sorted((f.parent for f in folder.glob(f"fold-*/{RUN}")), key=lambda f: (len(f.name), f))
-    if not runs:
-        raise TrainingError(f"{folder}: not the folder of a training (no {RUN} to read)")
-    return runs
+def _teachers(folder: Path, gestures: Gestures, held_out: set[str]) -> list[Net]:
+    """The networks in a folder that have not seen the held-out; raises TrainingError for none.
 
-
-def _teacher(folder: Path, gestures: Gestures, held_out: set[str]) -> Net:
-    """A finished run's network; raises TrainingError where it cannot teach these gestures."""
-    net, settings, _ = load_run(folder)
-    if settings["classes"] != gestures.classes or settings["canonical"] != gestures.canonical:
-        raise TrainingError(f"{folder}: a teacher of other classes or channels")
-    seen = sorted(held_out & set(settings["subjects"]), key=lambda s: (len(s), s))
-    if settings["data"] == gestures.data and seen:
-        raise TrainingError(f"{folder}: this teacher was trained on the held-out {seen[0]!r}")
-    return net
+    Of a folder of folds it is the fold that held them out, too: so that folds can be taught.
+    """
+    fit, first = [], ""
+    for run in runs_in(folder):
+        net, settings, _ = load_run(run)
+        if settings["classes"] != gestures.classes or settings["canonical"] != gestures.canonical:
+            raise TrainingError(f"{run}: a teacher of other classes or channels")
+        seen = sorted(held_out & set(settings["subjects"]), key=lambda s: (len(s), s))
+        if settings["data"] == gestures.data and seen:
+            first = first or seen[0]
+        else:
+            fit.append(net)
+    if not fit:
+        raise TrainingError(f"{folder}: this teacher was trained on the held-out {first!r}")
+    return fit
 
 
 def train_folds(
     gestures: Gestures,
     recipe: Recipe,
     out: str | Path,
-    folds: int,
+    folds: int = 0,
     *,
+    held_out: Sequence[str] = (),
+    seeds: Sequence[int] = (),
     device: str = "auto",
     resume: bool = False,
     watch: Watch = _quiet,
     command: str = "",
+    also: Sequence[Gestures] = (),
 ) -> Iterator[Outcome]:
-    """A run ``out/fold-K`` for each group of subjects; as many folds as subjects leave one out."""
-    for k, group in enumerate(fold_subjects(gestures.subjects, folds)):
-        folder = Path(out) / f"fold-{k + 1}"
-        yield train_isolated(
-            gestures, recipe, folder, held_out=group, device=device,
-            resume=resume and (folder / LAST).exists(), watch=watch, command=command,
-        )  # fmt: skip
+    """A run for each group of subjects (as many folds as subjects leave one out) and each seed.
+
+    Runs are ``out/fold-K``, with several seeds ``out/seed-S/fold-K``; with no folds ``held_out``
+    are left out every time and runs are ``out/seed-S``.
+    """
+    groups = fold_subjects(gestures.subjects, folds) if folds else [list(held_out)]
+    single = not folds and len(seeds) < 2
+    for seed in seeds or (recipe.seed,):
+        base = Path(out) / f"seed-{seed}" if len(seeds) > 1 else Path(out)
+        for k, group in enumerate(groups):
+            folder = base / f"fold-{k + 1}" if folds else base
+            go_on = resume and (single or (folder / LAST).exists())
+            yield train_isolated(
+                gestures, replace(recipe, seed=seed), folder, held_out=group, device=device,
+                resume=go_on, watch=watch, command=command, also=also,
+            )  # fmt: skip
+
+
+def spread(outcomes: Sequence[Outcome]) -> dict[str, dict[str, Any]]:
+    """Held-out accuracies over runs: mean, by seed, and deviations of the seeds and of all runs."""
+    found: dict[str, dict[str, Any]] = {}
+    for name in outcomes[0].figures:
+        if "accuracy/validation" not in name:
+            continue
+        seeds: dict[int, list[tuple[float, int]]] = {}
+        for o in outcomes:
+            seeds.setdefault(o.seed, []).append((o.figures[name], o.gestures))
+        means = {s: sum(a * n for a, n in r) / sum(n for _, n in r) for s, r in seeds.items()}
+        found[name] = {
+            "mean": float(np.mean(list(means.values()))),
+            "by seed": {str(s): m for s, m in means.items()},
+            "deviation of seeds": float(np.std(list(means.values()), ddof=min(len(means) - 1, 1))),
+            "deviation of runs": float(np.std([o.figures[name] for o in outcomes])),
+        }
+    return found
 
 
 def calibrated(log_probabilities: Tensor, labels: Tensor) -> float:
@@ -609,187 +622,3 @@ def fit_none(
         head.weight /= spread
         head.bias.sub_(head.weight @ mean)
     return head
-
-
-# ---- the run folder -----------------------------------------------------------------------------
-
-
-def _settings(
-    gestures: Gestures,
-    recipe: Recipe,
-    inside: NDArray[np.int64],
-    held_out: Sequence[str],
-    command: str,
-) -> dict[str, Any]:
-    return {
-        "data": gestures.data,
-        "gestures": len(gestures),
-        "classes": gestures.classes,
-        "coarse_of": list(gestures.coarse_of),
-        "coarse_classes": gestures.coarse_classes,
-        "channels": gestures.channels,
-        "canonical": gestures.canonical,
-        "rate_hz": gestures.rate_hz,
-        "subjects": sorted({gestures.subjects[i] for i in inside}, key=lambda s: (len(s), s)),
-        "held_out": list(held_out),
-        "recipe": asdict(recipe),
-        "command": command,
-        "versions": {
-            "hgr-stream": __version__,
-            "torch": torch.__version__,
-            "numpy": np.__version__,
-            "python": platform.python_version(),
-        },
-    }
-
-
-def read_run(folder: str | Path) -> dict[str, Any]:
-    """A run folder's settings; raises TrainingError."""
-    path = Path(folder) / RUN
-    try:
-        settings: dict[str, Any] = json.loads(path.read_text())
-    except (OSError, ValueError):
-        raise TrainingError(f"{folder}: not the folder of a training (no {RUN} to read)") from None
-    return settings
-
-
-def recipe_of(settings: dict[str, Any]) -> Recipe:
-    """The recipe in a run's settings; raises TrainingError."""
-    try:
-        return msgspec.convert(settings["recipe"], Recipe)
-    except (msgspec.ValidationError, KeyError) as error:
-        raise TrainingError(f"{RUN}: not a recipe of this version ({error})") from None
-
-
-def _resumable(folder: Path, told: dict[str, Any]) -> Recipe:
-    before = read_run(folder)
-    if not (folder / LAST).exists():
-        raise TrainingError(f"{folder}: no epoch was finished; nothing to resume")
-    for name in ("data", "gestures", "classes", "channels", "held_out"):
-        if before.get(name) != told[name]:
-            raise TrainingError(f"{folder}: trained with other {name}; resume wants the same")
-    return recipe_of(before)
-
-
-def _write(path: Path, state: Any) -> None:
-    """Whole or not at all: a run may be killed at any moment."""
-    part = path.with_suffix(".part")
-    torch.save(state, part)
-    part.replace(path)
-
-
-def _read(path: Path) -> Any:
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, ValueError, EOFError, KeyError) as error:
-        raise TrainingError(f"{path}: not a checkpoint ({str(error).splitlines()[0]})") from None
-    except Exception as error:  # weights_only refuses by pickle's own error
-        raise TrainingError(f"{path}: refused: {str(error).splitlines()[0]}") from None
-
-
-class _curves:  # noqa: N801
-    """TensorBoard's curves, if it is installed: ``with _curves(folder) as curve: curve(...)``."""
-
-    def __init__(self, folder: Path) -> None:
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self.writer: Any = SummaryWriter(str(folder))
-        except ImportError:
-            self.writer = None
-
-    def __enter__(self) -> Callable[[str, float, int], None]:
-        return lambda name, value, epoch: (
-            self.writer.add_scalar(name, value, epoch) if self.writer is not None else None
-        )
-
-    def __exit__(self, *_: object) -> None:
-        if self.writer is not None:
-            self.writer.close()
-
-
-def load_run(folder: str | Path) -> tuple[Net, dict[str, Any], dict[str, Any]]:
-    """A run's best network, its settings and its scores; raises TrainingError."""
-    folder = Path(folder)
-    settings = read_run(folder)
-    net = build(
-        recipe_of(settings),
-        len(settings["classes"]),
-        tuple(settings["coarse_of"]),
-        settings["channels"],
-    )
-    try:
-        net.load_state_dict(_read(folder / BEST))
-        scores = json.loads((folder / SCORES).read_text())
-    except (RuntimeError, ValueError, OSError) as error:
-        if isinstance(error, TrainingError):
-            raise
-        raise TrainingError(f"{folder}: not a finished training; resume it first") from None
-    return net.eval(), settings, scores
-
-
-def export_run(
-    folder: str | Path,
-    output: str | Path,
-    *,
-    name: str = "",
-    coarse: bool = False,
-    temperature: float = 0.0,
-    scores: dict[str, Any] | None = None,
-    int8: bool = False,
-    command: str = "",
-) -> Metadata:
-    """Write a run's network as a model file; raises TrainingError or ModelError.
-
-    coarse: give the coarse classes (SHREC'17: the 14). scores: what the file shall say of itself
-    besides the run's own. temperature: 0 takes the run's. int8: the reference network's first
-    layer in 8 bits.
-    """
-    net, settings, found = load_run(folder)
-    output = Path(output)
-    recipe = recipe_of(settings)
-    if coarse and not settings["coarse_classes"]:
-        raise TrainingError(f"{folder}: its classes have no coarse ones")
-    streaming = isinstance(net, flagship.FlagshipNet)
-    size = 1 if streaming else devineau.DURATION
-    metadata = Metadata(
-        format=FORMAT,
-        name=name or output.stem,
-        kind="streaming" if streaming else "windowed",
-        labels=settings["coarse_classes"] if coarse else settings["classes"],
-        rate_hz=settings["rate_hz"],
-        size=size,
-        hop=size if streaming else 4,
-        temperature=temperature or found["temperature"],
-        training={
-            "data": settings["data"],
-            "gestures": settings["gestures"],
-            "subjects": settings["subjects"],
-            "held_out": settings["held_out"],
-            "isolated": True,
-            "recipe": asdict(recipe),
-            "seed": recipe.seed,
-            "epochs": found["epochs"],
-            "seconds": round(found["seconds"], 1),
-            "command": settings["command"],
-            "export": command,
-            "versions": settings["versions"],
-        },
-        scores={**_own_scores(found["best"]), **(scores or {})},
-    )
-    if isinstance(net, flagship.FlagshipNet):
-        none = nn.Linear(4 * net.width * len(net.branches), 1)
-        none.load_state_dict({k: torch.tensor(v) for k, v in found["none"].items()})
-        bundle.save(flagship.export(net, none, coarse), metadata, output)
-    else:
-        devineau.export_devineau(net.net, metadata, output, int8)
-    return metadata
-
-
-def _own_scores(best: dict[str, float]) -> dict[str, float]:
-    return {k: round(v, 4) for k, v in best.items() if "validation" in k}
-
-
-def scaled(recipe: Recipe, **changes: Any) -> Recipe:
-    """The recipe with those of ``changes`` that are not None."""
-    return replace(recipe, **{k: v for k, v in changes.items() if v is not None})

@@ -1,0 +1,216 @@
+"""The folder of a training, and the model file that is made from it.
+
+``run.json``: data, classes, subjects, recipe, command, versions. ``last.pt``: everything that a
+resumed training needs. ``best.pt``: the weights kept. ``scores.json``: how good they are.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from .. import __version__
+from ..datasets.gestures import Gestures
+from ..recognition import bundle, devineau, flagship
+from ..recognition.options import FORMAT, Metadata
+from .isolated_recipe import Net, Recipe, TrainingError, build
+
+RUN, LAST, BEST, SCORES = "run.json", "last.pt", "best.pt", "scores.json"
+
+
+def runs_in(folder: str | Path) -> list[Path]:
+    """The run in a folder, or those of its folds and seeds; raises TrainingError for none."""
+    folder = Path(folder)
+    if (folder / RUN).is_file():
+        return [folder]
+    kinds = ("fold-*", "seed-*", "seed-*/fold-*")
+    runs = sorted(f.parent for kind in kinds for f in folder.glob(f"{kind}/{RUN}"))
+    if not runs:
+        raise TrainingError(f"{folder}: not the folder of a training (no {RUN} to read)")
+    return sorted(runs, key=lambda f: [(len(p), p) for p in f.relative_to(folder).parts])
+
+
+def new_settings(
+    gestures: Gestures,
+    recipe: Recipe,
+    inside: NDArray[np.int64],
+    held_out: Sequence[str],
+    command: str,
+) -> dict[str, Any]:
+    return {
+        "data": gestures.data,
+        "gestures": len(gestures),
+        "classes": gestures.classes,
+        "coarse_of": list(gestures.coarse_of),
+        "coarse_classes": gestures.coarse_classes,
+        "channels": gestures.channels,
+        "canonical": gestures.canonical,
+        "rate_hz": gestures.rate_hz,
+        "subjects": sorted({gestures.subjects[i] for i in inside}, key=lambda s: (len(s), s)),
+        "held_out": list(held_out),
+        "recipe": asdict(recipe),
+        "command": command,
+        "versions": {
+            "hgr-stream": __version__,
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+            "python": platform.python_version(),
+        },
+    }
+
+
+def read_run(folder: str | Path) -> dict[str, Any]:
+    """A run folder's settings; raises TrainingError."""
+    path = Path(folder) / RUN
+    try:
+        settings: dict[str, Any] = json.loads(path.read_text())
+    except (OSError, ValueError):
+        raise TrainingError(f"{folder}: not the folder of a training (no {RUN} to read)") from None
+    return settings
+
+
+def recipe_of(settings: dict[str, Any]) -> Recipe:
+    """The recipe in a run's settings; raises TrainingError."""
+    try:
+        return msgspec.convert(settings["recipe"], Recipe)
+    except (msgspec.ValidationError, KeyError) as error:
+        raise TrainingError(f"{RUN}: not a recipe of this version ({error})") from None
+
+
+def resumable(folder: Path, told: dict[str, Any]) -> Recipe:
+    before = read_run(folder)
+    if not (folder / LAST).exists():
+        raise TrainingError(f"{folder}: no epoch was finished; nothing to resume")
+    for name in ("data", "gestures", "classes", "channels", "held_out", "also"):
+        if before.get(name, []) != told[name]:
+            raise TrainingError(f"{folder}: trained with other {name}; resume wants the same")
+    return recipe_of(before)
+
+
+def write(path: Path, state: Any) -> None:
+    """Whole or not at all: a run may be killed at any moment."""
+    part = path.with_suffix(".part")
+    torch.save(state, part)
+    part.replace(path)
+
+
+def read(path: Path) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, ValueError, EOFError, KeyError) as error:
+        raise TrainingError(f"{path}: not a checkpoint ({str(error).splitlines()[0]})") from None
+    except Exception as error:  # weights_only refuses by pickle's own error
+        raise TrainingError(f"{path}: refused: {str(error).splitlines()[0]}") from None
+
+
+class Curves:
+    """TensorBoard's curves, if it is installed: ``with Curves(folder) as curve: curve(...)``."""
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.writer: Any = SummaryWriter(str(folder))
+        except ImportError:
+            self.writer = None
+
+    def __enter__(self) -> Callable[[str, float, int], None]:
+        return lambda name, value, epoch: (
+            self.writer.add_scalar(name, value, epoch) if self.writer is not None else None
+        )
+
+    def __exit__(self, *_: object) -> None:
+        if self.writer is not None:
+            self.writer.close()
+
+
+def load_run(folder: str | Path) -> tuple[Net, dict[str, Any], dict[str, Any]]:
+    """A run's best network, its settings and its scores; raises TrainingError."""
+    folder = Path(folder)
+    settings = read_run(folder)
+    net = build(
+        recipe_of(settings),
+        len(settings["classes"]),
+        tuple(settings["coarse_of"]),
+        settings["channels"],
+    )
+    try:
+        net.load_state_dict(read(folder / BEST))
+        scores = json.loads((folder / SCORES).read_text())
+    except (RuntimeError, ValueError, OSError) as error:
+        if isinstance(error, TrainingError):
+            raise
+        raise TrainingError(f"{folder}: not a finished training; resume it first") from None
+    return net.eval(), settings, scores
+
+
+def export_run(
+    folder: str | Path,
+    output: str | Path,
+    *,
+    name: str = "",
+    coarse: bool = False,
+    temperature: float = 0.0,
+    scores: dict[str, Any] | None = None,
+    int8: bool = False,
+    command: str = "",
+) -> Metadata:
+    """Write a run's network as a model file; raises TrainingError or ModelError.
+
+    coarse: give the coarse classes (SHREC'17: the 14). scores: what the file shall say of itself
+    besides the run's own. temperature: 0 takes the run's. int8: the reference network's first
+    layer in 8 bits.
+    """
+    net, settings, found = load_run(folder)
+    output = Path(output)
+    recipe = recipe_of(settings)
+    if coarse and not settings["coarse_classes"]:
+        raise TrainingError(f"{folder}: its classes have no coarse ones")
+    streaming = isinstance(net, flagship.FlagshipNet)
+    size = 1 if streaming else devineau.DURATION
+    metadata = Metadata(
+        format=FORMAT,
+        name=name or output.stem,
+        kind="streaming" if streaming else "windowed",
+        labels=settings["coarse_classes"] if coarse else settings["classes"],
+        rate_hz=settings["rate_hz"],
+        size=size,
+        hop=size if streaming else 4,
+        temperature=temperature or found["temperature"],
+        training={
+            "data": settings["data"],
+            "also": settings.get("also", []),
+            "gestures": settings["gestures"],
+            "subjects": settings["subjects"],
+            "held_out": settings["held_out"],
+            "isolated": True,
+            "recipe": asdict(recipe),
+            "seed": recipe.seed,
+            "epochs": found["epochs"],
+            "command": settings["command"],
+            "export": command,
+            "versions": settings["versions"],
+        },
+        scores={**_own_scores(found["best"]), **(scores or {})},
+    )
+    if isinstance(net, flagship.FlagshipNet):
+        none = nn.Linear(4 * net.width * len(net.branches), 1)
+        none.load_state_dict({k: torch.tensor(v) for k, v in found["none"].items()})
+        bundle.save(flagship.export(net, none, coarse), metadata, output)
+    else:
+        devineau.export_devineau(net.net, metadata, output, int8)
+    return metadata
+
+
+def _own_scores(best: dict[str, float]) -> dict[str, float]:
+    return {k: round(v, 4) for k, v in best.items() if "validation" in k}
