@@ -86,6 +86,19 @@ def test_nothing_after_now_is_looked_at():
     assert all(isinstance(at, int) for at in first)
 
 
+def test_a_burst_that_ran_ahead_dates_half_ticks_alike():
+    torch.manual_seed(0)
+    dater = SegmentDater(RATE).eval()
+    joints = np.random.default_rng(0).normal(0, 0.05, (100, 22, 3)).astype(np.float32)
+    half = STEP // 2
+    ends = (40 * STEP + half, 60 * STEP - half, 64 * STEP)
+    dated = {
+        refined(dater, joints[: last + 1], (last * STEP, *ends), RATE, 0.24)
+        for last in range(64, 72)
+    }
+    assert len(dated) == 1
+
+
 def run(options: DecoderOptions, by: tuple[float, float], ticks: int = 20) -> list[Event]:
     """A gesture of tick 20 on, with a dater that always moves the ends by so many ticks."""
     asked = []

@@ -98,7 +98,9 @@ and, with a continuous set beside them, true idle stretches of that one.
 )  # fmt: skip
 @click.option("--name", help="The model's name.  [default: the file's]")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
-@click.option("--epochs", type=click.IntRange(min=1), help="Passes over the data.  [default: 140]")
+@click.option(
+    "--epochs", type=click.IntRange(min=1), help="Passes over the data.  [default: 1500 steps]"
+)
 @click.option("--minutes", type=click.FloatRange(min=0.1), help="Shorten the training to this.")
 @click.option("--all", "everything", is_flag=True, help="Then train on with the held-out too.")
 @click.option("--held-out", type=click.FloatRange(0, 0.9), default=0.2, show_default=True)

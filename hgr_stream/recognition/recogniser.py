@@ -6,6 +6,7 @@ an ended one is forgotten, and a state can be taken out as bytes and put in else
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -259,7 +260,8 @@ class Recogniser:
         m = self.bundle.metadata
         step_ns = 1e9 / m.rate_hz
         history = state.history
-        back = round((state.last_ns - end_ns) / step_ns)
+        # Half a tick goes the same way however far a burst has run ahead.
+        back = math.floor((state.last_ns - end_ns) / step_ns + 0.5)
         frames = max(round((end_ns - start_ns) / step_ns) + 1, 3)
         last = max(len(history) - max(back, 0), 1)
         segment = history[max(last - frames, 0) : last]
@@ -313,14 +315,16 @@ def refined(
     last_ns, start_ns, end_ns, now_ns = times_ns
     step_ns = 1e9 / rate_hz
     newest = len(joints) - 1
+    now = newest - round((last_ns - now_ns) / step_ns)
 
     def row(time_ns: int) -> int:
-        return newest - max(round((last_ns - time_ns) / step_ns), 0)
+        # Counted from now, wherever the recording ends: half a tick goes the same way in bursts.
+        return now - max(math.floor((now_ns - time_ns) / step_ns + 0.5), 0)
 
     last = row(end_ns)
     first = min(row(start_ns), last - 2)
     margin = round(margin_s * rate_hz)
-    rows = np.arange(first - margin, last + margin + 1).clip(0, max(row(now_ns), 0))
+    rows = np.arange(first - margin, last + margin + 1).clip(0, max(now, 0))
     with torch.inference_mode():
         shift = dater(torch.from_numpy(np.ascontiguousarray(joints[rows])[None]))[0].tolist()
     # To the millisecond: the last digits are the processor's.

@@ -16,9 +16,19 @@ _CHILDREN = np.array([c for c in range(1, N_JOINTS) if c != 1])
 _FINGERS = np.array([[base, base + 1, base + 2, base + 3] for base in (2, 6, 10, 14, 18)])
 
 
-def speeds(frames: int, rate_hz: float, rng: np.random.Generator, strength: float) -> NDArray:
-    """(frames,) factors of the local speed: one overall (x0.75-1.3), and slow waves about it."""
-    overall = rng.uniform(np.log(0.75), np.log(1.3)) * strength
+#: Share of the training material that is played far slower or faster, and the factors. People do
+#: the same stroke in 0.3 s for one sensor's recordings and in 2.4 s for another's.
+WIDE = 0.5
+SLOWEST, FASTEST = 0.4, 2.4
+
+
+def speeds(
+    frames: int, rate_hz: float, rng: np.random.Generator, strength: float, wide: float = WIDE
+) -> NDArray:
+    """(frames,) factors of the local speed: one overall (x0.75-1.3, or with the chance ``wide``
+    x0.4-2.4), and slow waves about it."""
+    slow, fast = (SLOWEST, FASTEST) if rng.random() < wide else (0.75, 1.3)
+    overall = rng.uniform(np.log(slow), np.log(fast)) * strength
     return np.exp(overall + 0.15 * strength * _waves(frames, rate_hz, rng, 1)[:, 0])
 
 
@@ -78,11 +88,41 @@ def proportions(joints: Float32, rng: np.random.Generator, strength: float) -> F
     return with_palm(out)
 
 
-def hand(joints: Float32, rate_hz: float, rng: np.random.Generator, strength: float) -> Float32:
-    """Everything about the hand and its seat, then the tracker's own faults."""
+def straightened(joints: Float32, rng: np.random.Generator, strength: float) -> Float32:
+    """Fingers as another tracker guesses them: each drawn towards straight, by 0.45 at most, or a
+    little further bent, for as long as the recording lasts. One sensor's THREE has a ring finger
+    in the palm, another's one half open."""
+    chains = np.concatenate([joints[:, None, None, WRIST].repeat(5, 1), joints[:, _FINGERS]], 2)
+    bones = np.diff(chains, axis=2)
+    lengths = np.linalg.norm(bones, axis=-1, keepdims=True) + np.float32(1e-6)
+    ways = bones / lengths
+    ahead = ways[:, 2:3, :1].repeat(5, 1)  # fingers: along the palm; the thumb: along itself
+    ahead[:, 0] = ways[:, 0, :1]
+    share = (rng.uniform(-0.15, 0.45, (1, 5, 1, 1)) * min(strength, 1.0)).astype(np.float32)
+    turned = ways[:, :, 1:] * (1 - share) + ahead * share
+    turned /= np.linalg.norm(turned, axis=-1, keepdims=True) + np.float32(1e-6)
+    bones[:, :, 1:] = turned * lengths[:, :, 1:]
+    out = joints.copy()
+    out[:, 2:] = (np.cumsum(bones, 2) + joints[:, None, None, WRIST]).reshape(-1, 20, 3)
+    return out
+
+
+def hand(
+    joints: Float32,
+    rate_hz: float,
+    rng: np.random.Generator,
+    strength: float,
+    guess: float = WIDE,
+) -> Float32:
+    """Everything about the hand and its seat, then the tracker's own faults.
+
+    guess: the chance that fingers are ``straightened``.
+    """
     if strength == 0:
         return joints
     frames = len(joints)
+    if rng.random() < guess:
+        joints = straightened(joints, rng, strength)
     joints = proportions(joints, rng, strength)
     palm = 0.5 * (joints[:, WRIST] + joints[:, MIDDLE_BASE])
     centre = palm.mean(0)

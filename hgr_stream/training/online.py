@@ -1,9 +1,9 @@
-"""Training of the streaming pair (network and verifier) on continuous recordings.
+"""Training of the streaming network, its verifier and its dater on continuous recordings.
 
-``train_network`` and ``train_verifier`` are plain loops over freshly distorted data; progress is
-told through a callback and a time limit shortens the schedule rather than cutting it off. What
-is validated, and on what, is in ``validate``; the whole recipe from a data set to a file is
-``recipe.train_online``.
+``train_network``, ``train_verifier`` and ``train_dater`` are plain loops over freshly distorted
+data; progress is told through a callback and a time limit shortens the schedule rather than
+cutting it off. What is validated, and on what, is in ``validate``; the whole recipe from a data
+set to a file is ``recipe.train_online``.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ from typing import Generic, TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from ..recognition.causal import CausalNet, SegmentVerifier
+from ..recognition.causal import CausalNet, SegmentDater, SegmentVerifier, stretched
 from ..skeleton import Float32
 from . import augment
 from .streams import IGNORE, Chunk, ChunkRule, Mark, Stream, draw_chunk, resample
@@ -34,7 +35,7 @@ M = TypeVar("M", bound=nn.Module)
 class Schedule:
     """Lengths of the two trainings. ``seconds`` caps each; 0 means no cap."""
 
-    steps: int = 2000
+    steps: int = 1500
     batch: int = 32
     frames: int = 224
     rate: float = 2e-3
@@ -88,11 +89,19 @@ def _optimizer(module: nn.Module, schedule: Schedule) -> torch.optim.Optimizer:
     return torch.optim.AdamW(groups, lr=schedule.rate)
 
 
+def _half_is_fast() -> bool:
+    """Whether this processor multiplies matrices of 16-bit numbers (twice as fast, as good)."""
+    told: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(told.get("amx_bf16") or told.get("avx512_bf16"))
+
+
 def network_loss(
     net: CausalNet, joints: Tensor, label: Tensor, boundary: Tensor, weight: Tensor
 ) -> Tensor:
     """Class cross-entropy a tick, and the two boundaries' binary cross-entropy."""
-    logits, bounds, _ = net(joints)
+    with torch.autocast("cpu", torch.bfloat16, enabled=_half_is_fast()):
+        logits, bounds, _ = net(joints)
+    logits, bounds = logits.float(), bounds.float()
     kinds = F.cross_entropy(
         logits.flatten(0, 1),
         label.flatten(),
@@ -209,11 +218,15 @@ def draw_segment(
     end_s = min(max(end_s, start_s + 0.12), last)
     factor = float(augment.speeds(1, rate_hz, rng, 1.0)[0])
     n = max(int((end_s - start_s) / factor * rate_hz) + 1, 3)
-    at = np.linspace(start_s, end_s, n)
-    lo, hi = np.searchsorted(stream.time_s, [start_s - 0.1, end_s + 0.1])
-    lo, hi = max(lo - 1, 0), min(hi + 1, len(stream.time_s))
-    joints = resample(stream.joints[lo:hi], stream.time_s[lo:hi], at)
-    return augment.hand(joints, rate_hz, rng, 1.0), label
+    return augment.hand(_cut(stream, np.linspace(start_s, end_s, n)), rate_hz, rng, 1.0), label
+
+
+def _cut(stream: Stream, at_s: NDArray[np.float64]) -> Float32:
+    """The stream at times that increase; its ends are held."""
+    lo, hi = np.searchsorted(stream.time_s, [at_s[0] - 0.1, at_s[-1] + 0.1])
+    hi = min(max(hi + 1, 2), len(stream.time_s))
+    lo = min(max(lo - 1, 0), hi - 2)
+    return resample(stream.joints[lo:hi], stream.time_s[lo:hi], at_s)
 
 
 def _idle(streams: Sequence[Stream], rng: np.random.Generator) -> tuple[Stream, float, float, int]:
@@ -269,4 +282,76 @@ def train_verifier(
         step += 1
         if progress:
             progress(clock.share(step), f"step {step} loss {shown:.3f}")
+    return average.module, step
+
+
+# --- the dater ----------------------------------------------------------------------------------
+
+
+def draw_roughly(
+    streams: Sequence[Stream],
+    gestures: Sequence[tuple[int, Mark]],
+    rate_hz: float,
+    rng: np.random.Generator,
+) -> tuple[Float32, tuple[float, float], float]:
+    """A gesture cut about as wrongly as the decoder does, with the dater's margins.
+
+    (T, 22, 3) on the model's clock; the shifts in seconds that would set both ends right; the true
+    length in seconds.
+    """
+    i, m = gestures[int(rng.integers(len(gestures)))]
+    stream = streams[i]
+    factor = float(augment.speeds(1, rate_hz, rng, 1.0)[0])
+    length = (m.end_s - m.start_s) / factor
+    # Most are right to a tick or two, some quite wrong: what it is given is worth something.
+    spread = (min(0.2 * length, 0.3) + 0.08) * factor * (0.35 if rng.random() < 0.6 else 1.0)
+    start_s = max(m.start_s + rng.normal(0, spread), 0.0)
+    end_s = min(max(m.end_s + rng.normal(0, spread), start_s + 0.12 * factor), stream.time_s[-1])
+    frames = max(int((end_s - start_s) / factor * rate_hz + 0.5), 2)
+    margin = round(SegmentDater.MARGIN_S * rate_hz)
+    at_s = start_s + np.arange(-margin, frames + margin + 1) * (end_s - start_s) / frames
+    if rng.random() < 0.2:  # judged at once, or the hand was lost: the last frame is held
+        at_s = np.minimum(at_s, end_s + rng.uniform(0.0, 1.0) * SegmentDater.MARGIN_S * factor)
+    joints = augment.hand(_cut(stream, at_s), rate_hz, rng, 1.0)
+    return joints, ((m.start_s - start_s) / factor, (m.end_s - end_s) / factor), length
+
+
+def train_dater(
+    streams: Sequence[Stream],
+    classes: int,
+    rate_hz: float,
+    schedule: Schedule,
+    seed: int,
+    progress: Progress | None = None,
+    start: SegmentDater | None = None,
+) -> tuple[SegmentDater, int]:
+    """Train the segment dater; as ``train_network``."""
+    torch.manual_seed(seed)
+    rng = np.random.default_rng(seed + 2)
+    dater = (copy.deepcopy(start) if start else SegmentDater(rate_hz)).train()
+    optimizer = _optimizer(dater, schedule)
+    average = _Average(dater, 0.995)
+    gestures = _balanced(streams, classes)
+    clock = _Clock(schedule)
+    step, shown = 0, 0.0
+    while (share := clock.share(step)) < 1.0:
+        for group in optimizer.param_groups:
+            group["lr"] = clock.rate(share)
+        drawn = [draw_roughly(streams, gestures, rate_hz, rng) for _ in range(schedule.batch)]
+        joints = torch.cat([stretched(torch.from_numpy(j)[None], dater.length) for j, *_ in drawn])
+        frames = torch.tensor([float(len(j)) for j, *_ in drawn])
+        wanted = torch.tensor([shifts for _, shifts, _ in drawn])
+        length = torch.tensor([[length] for *_, length in drawn])
+        # What an error costs is its share of the gesture.
+        error = (dater.shifts(joints, frames) - wanted) / (length + 0.1)
+        loss = F.smooth_l1_loss(error, torch.zeros_like(error), beta=0.1)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(dater.parameters(), 2.0)
+        optimizer.step()
+        average.update(dater, step)
+        shown = loss.item() if step == 0 else 0.97 * shown + 0.03 * loss.item()
+        step += 1
+        if progress:
+            progress(clock.share(step), f"step {step} loss {shown:.4f}")
     return average.module, step
