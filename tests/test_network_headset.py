@@ -27,6 +27,7 @@ from hgr_stream.messages import Frame, decode
 from hgr_stream.skeleton import OPENXR_26, bone_lengths, chirality, from_layout, mirrored
 from tests.daemon_process import Daemon, wait_until
 from tests.hands import hand_joints
+from tools.senders import headset_message, openxr_points
 
 
 @pytest.fixture(scope="module")
@@ -46,10 +47,7 @@ def rows(shared_data, tmp_path_factory):
 
 
 def message(points, side="right", time_ms=0.0, webxr=False) -> str:
-    joints = points[1:] if webxr else points
-    return json.dumps(
-        {"time_ms": time_ms, "hands": [{"side": side, "joints": joints.tolist()}], "more": 1}
-    )
+    return headset_message({side: points}, time_ms, webxr=webxr)
 
 
 @pytest.mark.parametrize("webxr", [False, True])
@@ -76,17 +74,8 @@ def test_unity_axes_are_turned(rows) -> None:
     np.testing.assert_allclose(sample.hands[0].joints, from_layout(rows[0], OPENXR_26), atol=1e-6)
 
 
-def openxr(joints) -> np.ndarray:
-    """Canonical (22, 3) -> OpenXR's 26; its metacarpals are not looked at."""
-    out = np.zeros((26, 3))
-    for ours, theirs in enumerate(OPENXR_26):
-        if theirs >= 0:
-            out[theirs] = joints[ours]
-    return out
-
-
 def test_a_bad_hand_costs_itself_alone() -> None:
-    right, left = openxr(hand_joints()), openxr(mirrored(hand_joints()))
+    right, left = openxr_points(hand_joints()), openxr_points(mirrored(hand_joints()))
     good = {"side": "right", "joints": right.tolist()}
     untracked = {"side": "left", "joints": [None, *left[1:].tolist()]}  # only the palm: not needed
     lost = {"side": "left", "joints": [*left[:-1].tolist(), None]}
@@ -148,7 +137,7 @@ def collect(driver, n, timeout_s=5.0):
 
 
 def test_frames_over_a_websocket_and_a_headset_that_comes_back(driver) -> None:
-    text = message(openxr(hand_joints()))
+    text = message(openxr_points(hand_joints()))
     for _ in range(2):
         with connect(url(driver)) as headset:
             for _ in range(20):
@@ -163,7 +152,7 @@ def test_frames_over_a_websocket_and_a_headset_that_comes_back(driver) -> None:
 
 
 def test_malformed_oversized_and_overtaken_are_counted_and_the_next_is_read(driver) -> None:
-    text = message(openxr(hand_joints()))
+    text = message(openxr_points(hand_joints()))
     with connect(url(driver)) as headset:
         headset.send("{}")
         headset.send("no json")
@@ -189,7 +178,7 @@ def test_malformed_oversized_and_overtaken_are_counted_and_the_next_is_read(driv
 def test_web_pages_connect_only_from_the_origins_that_are_allowed(driver, origin, allowed) -> None:
     if allowed:
         with connect(url(driver), origin=origin) as page:
-            page.send(message(openxr(hand_joints())))
+            page.send(message(openxr_points(hand_joints())))
             assert len(collect(driver, 1)) == 1
     else:
         with pytest.raises(InvalidStatus, match="403"):
@@ -216,7 +205,7 @@ def test_a_silent_headset_is_told_of_and_its_port_stays_open(tmp_path, monkeypat
             end_s = time.monotonic() + 10
             received = None
             while received is None and time.monotonic() < end_s:
-                headset.send(message(openxr(hand_joints())))
+                headset.send(message(openxr_points(hand_joints())))
                 received = next(stream)
         assert received is not None
         frame = decode(Frame, received.payload)

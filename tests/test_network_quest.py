@@ -18,6 +18,7 @@ from scipy.spatial.transform import Rotation
 from hgr_stream.cli.demo import free_port
 from hgr_stream.datasets.convert import open_recordings
 from hgr_stream.skeleton import bone_lengths, chirality, mirrored
+from tools.senders import quest_packet
 
 #: The sample of the app's own documentation (CONNECTIONS.md), of an early version.
 DOCUMENTED = (
@@ -33,18 +34,8 @@ DOCUMENTED = (
 FLIP = np.array([1.0, 1.0, -1.0])  # Unity's left-handed axes
 
 
-def packet(joints, side="Right", frame=1, time_ns=1_000, rotation=None, digits=6) -> bytes:
-    """A hand as the app sends it: the wrist's pose in the room, 21 joints in the wrist's axes."""
-    points = joints[[0, *range(2, 22)]].astype(float) * FLIP
-    turn = rotation or Rotation.from_euler("yxz", [40, -20, 10], degrees=True)
-    local = turn.inv().apply(points - points[0])
-    meta = f" | f = {frame} | t = {time_ns}" if frame else ""
-
-    def line(kind, values):
-        numbers = ", ".join(f"{v:.{digits}f}" for v in values)
-        return f"{side} {kind}{meta}:, {numbers}\n".encode()
-
-    return line("wrist", [*points[0], *turn.as_quat()]) + line("landmarks", local.ravel())
+def packet(joints, side="right", frame=1, time_ns=1_000) -> bytes:
+    return quest_packet(joints, side, frame, time_ns)
 
 
 @pytest.fixture(scope="module")
@@ -77,14 +68,14 @@ def test_the_documented_sample_is_a_plausible_right_hand() -> None:
 def test_real_hands_come_back_as_they_were(hands) -> None:
     decoder = QuestDecoder()
     for i, joints in enumerate(hands[:200]):
-        for side, given_hand in (("Right", joints), ("Left", mirrored(joints))):
+        for side, given_hand in (("right", joints), ("left", mirrored(joints))):
             data = packet(given_hand, side, frame=i + 1, time_ns=i * 14_000_000 + 1)
             sample = decoder.push(data, "headset")
             assert sample is not None
             hand = sample.hands[0]
             np.testing.assert_allclose(hand.joints[0], given_hand[0], atol=2e-5)
             np.testing.assert_allclose(hand.joints[2:], given_hand[2:], atol=2e-5)
-            assert hand.side == side.lower()
+            assert hand.side == side
             assert hand.lacks == ()
             assert (sample.device_ns, sample.index) == (i * 14_000_000 + 1, i + 1)
             assert (chirality(hand.joints) > 0) == (chirality(given_hand) > 0)

@@ -1,4 +1,4 @@
-"""What suits and gloves send: packets of the vendors' formats, made from canonical joints.
+"""What suits, gloves and headsets send: packets of their formats, made from canonical joints.
 
 The tests and benchmarks of the network drivers send these over real sockets, because no recorded
 packets of these vendors are public. Each function takes hands as (22, 3) metres in canonical axes
@@ -18,7 +18,7 @@ from hgr_drivers.network.geometry import Axes, t_pose_hand, to_canonical
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from hgr_stream.skeleton import FINGERS, MIDDLE_BASE, WRIST, Float32, Side
+from hgr_stream.skeleton import FINGERS, MIDDLE_BASE, OPENXR_26, WRIST, Float32, Side
 
 Array = NDArray[np.floating]
 
@@ -397,3 +397,41 @@ def manus_message(
                 nodes[node, :3] = points[joint]
         text += f"{glove}," + "".join(f"{v:.3f}," for v in nodes.ravel())
     return text[:-1].encode()
+
+
+# --- Quest (Hand Tracking Streamer) and headsets with OpenXR hands
+
+
+def quest_packet(
+    joints: Array, side: Side, frame: int = 1, time_ns: int = 1_000, turn: Rotation | None = None
+) -> bytes:
+    """One hand's two lines: the wrist's pose in the room, 21 joints in the wrist's axes. Frame 0:
+    without the stream's metadata. ``turn``: how the wrist is said to be turned."""
+    points = from_canonical(joints, "unity")[[0, *range(2, 22)]]
+    turn = turn or Rotation.from_euler("yxz", [40, -20, 10], degrees=True)
+    local = turn.inv().apply(points - points[0])
+    meta = f" | f = {frame} | t = {time_ns}" if frame else ""
+
+    def line(kind: str, values: Array) -> str:
+        return f"{side.title()} {kind}{meta}:, {', '.join(f'{v:.6f}' for v in values)}\n"
+
+    wrist = np.array([*points[0], *turn.as_quat()])
+    return (line("wrist", wrist) + line("landmarks", local.ravel())).encode()
+
+
+def openxr_points(joints: Array) -> NDArray[np.float64]:
+    """Canonical (22, 3) -> OpenXR's (26, 3); its metacarpals, which nobody looks at, are 0."""
+    out = np.zeros((26, 3))
+    for ours, theirs in enumerate(OPENXR_26):
+        if theirs >= 0:
+            out[theirs] = joints[ours]
+    return out
+
+
+def headset_message(hands: Mapping[Side, Array], time_ms: float, *, webxr: bool = False) -> str:
+    """A frame of hands (26, 3) in OpenXR's axes and order; ``webxr``: without the palm."""
+    told = [
+        {"side": side, "joints": np.asarray(points)[1 if webxr else 0 :].tolist()}
+        for side, points in hands.items()
+    ]
+    return json.dumps({"time_ms": time_ms, "hands": told, "more": 1})

@@ -32,11 +32,12 @@ from harness import FPS, Report, cpu_shares, end, free_port, json_option, progre
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from hgr_drivers.base import Driver, HandSample, Sample
-from hgr_drivers.network import lsl, manus, natnet, rokoko, vmc, xsens
+from hgr_drivers.network import headset, lsl, manus, natnet, quest, rokoko, vmc, xsens
 from hgr_drivers.network.geometry import t_pose_hand
 from hgr_drivers.network.udp import UdpDriver, UdpOptions
+from hgr_drivers.program import ProgramDriver
 
-from hgr_stream import __version__
+from hgr_stream import Publisher, TrackedHand, __version__
 from hgr_stream.messages import Frame, MessageError, Status, decode
 from hgr_stream.skeleton import Float32, Side, mirrored
 from hgr_stream.stream.bus import DaemonInfo, private_sockets, write_daemon_file
@@ -88,6 +89,9 @@ DRIVERS: dict[str, type[Driver]] = {
         natnet.NatNetDriver,
         manus.ManusDriver,
         lsl.LslDriver,
+        quest.QuestDriver,
+        headset.HeadsetDriver,
+        ProgramDriver,
     )
 }
 
@@ -155,6 +159,31 @@ def sender(name: str, motion: list[Hands]) -> Iterator[Sender]:
             yield Sender(
                 {"command_port": server.port}, lambda i: server.send(frames[i % len(frames)])
             )
+        elif name == "quest":
+
+            def from_quest(i: int) -> None:
+                # Both hands in one packet: apart they are two frames.
+                packet = b"".join(
+                    senders.quest_packet(j, s, i + 1, round(1e9 * i / FPS))
+                    for s, j in motion[i % n].items()
+                )
+                out.sendto(packet, ("127.0.0.1", port))
+
+            yield Sender({"port": port}, from_quest)
+        elif name == "headset":
+            hands = [{s: senders.openxr_points(j) for s, j in h.items()} for h in motion]
+            yield Sender({"port": port}, _Headset(port, hands).send)
+        elif name == "program":
+            endpoint = f"tcp://127.0.0.1:{port}"
+            publisher = stack.enter_context(Publisher(endpoint))
+
+            def from_program(i: int) -> None:
+                publisher.send(
+                    *(TrackedHand(j, s) for s, j in motion[i % n].items()),
+                    time_ns=round(1e9 * i / FPS),
+                )
+
+            yield Sender({"endpoint": endpoint}, from_program)
         elif name == "manus":
             context = stack.enter_context(zmq.Context())
             push = stack.enter_context(context.socket(zmq.PUSH))
@@ -185,6 +214,25 @@ def sender(name: str, motion: list[Hands]) -> Iterator[Sender]:
                     outlet.push_sample(values[i % n][side])
 
             yield Sender({"stream": stream}, send)
+
+
+class _Headset:
+    """A headset's app: it connects as soon as somebody listens."""
+
+    def __init__(self, port: int, hands: list[dict[Side, Any]]) -> None:
+        self._url, self._hands = f"ws://127.0.0.1:{port}", hands
+        self._connection: Any = None
+
+    def send(self, i: int) -> None:
+        from websockets.sync.client import connect
+
+        if self._connection is None:
+            try:
+                self._connection = connect(self._url, compression=None)
+            except OSError:
+                return
+        message = senders.headset_message(self._hands[i % len(self._hands)], 1e3 * i / FPS)
+        self._connection.send(message)
 
 
 # -- one run ---------------------------------------------------------------------------------------
