@@ -45,7 +45,7 @@ def test_faults_are_named(text: str, fault: str) -> None:
     ("table", "fault"),
     [
         ({}, 'driver = "leap"'),
-        ({"driver": "leep"}, "'leep'; known: leap"),
+        ({"driver": "leep"}, "'leep'; known: azure"),
         ({"driver": "leap", "urll": "x"}, "unknown key `urll`"),
         ({"driver": "synthetic", "fps": "fast"}, "fps"),
     ],

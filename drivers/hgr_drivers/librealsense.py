@@ -121,8 +121,11 @@ class Seen(NamedTuple):
 def cameras() -> list[Seen]:
     """Those that the library can see and may open."""
     out = []
-    for device in context().query_devices():
-        with contextlib.suppress(RuntimeError):  # it may go while we ask
+    devices = context().query_devices()
+    for i in range(devices.size()):
+        # It may go while we ask; and a broken recording that was opened here is in the list, too.
+        with contextlib.suppress(RuntimeError):
+            device = devices[i]
             # First of all, its serial: to ask one that is going for its streams can crash.
             if serial := _info(device, "serial_number"):
                 rates = _color_rates(device)
@@ -133,8 +136,10 @@ def cameras() -> list[Seen]:
 
 def reset(serial: str) -> bool:
     """Restart a camera, as if it were plugged in again; whether it could be told to."""
-    for device in context().query_devices():
+    devices = context().query_devices()
+    for i in range(devices.size()):
         with contextlib.suppress(RuntimeError):
+            device = devices[i]
             if _info(device, "serial_number") == serial:
                 device.hardware_reset()
                 return True

@@ -250,7 +250,8 @@ class Runner(Shell):
             self.state, self.message = "up", ""
         self.backoff.succeeded()
         now_ns = time.monotonic_ns()
-        if self.thinner.skips(sample, now_ns):
+        # A file's frames are all published, however fast or slowly it is read.
+        if not self.driver.lossless and self.thinner.skips(sample, now_ns):
             self.counts["idle_not_sent"] += 1
             return
         frame = self.stamper.frame(sample, now_ns, time.time_ns())
