@@ -9,10 +9,11 @@ from test_decoder import PLAIN, STEP_NS, probs
 from test_training import RATE, sequence
 
 from hgr_stream.messages import Event, Window
-from hgr_stream.recognition.causal import CausalNet, SegmentDater, SegmentVerifier, export
+from hgr_stream.recognition.causal import CausalNet, export
 from hgr_stream.recognition.decoder import Decoder
 from hgr_stream.recognition.options import DecoderOptions
 from hgr_stream.recognition.recogniser import Scores, refined
+from hgr_stream.recognition.segments import SegmentDater, SegmentVerifier
 from hgr_stream.skeleton import bone_lengths
 from hgr_stream.training import augment
 from hgr_stream.training.online import Schedule, draw_roughly, train_dater

@@ -19,7 +19,7 @@ from torch import nn
 
 from hgr_stream.datasets.shrec21 import load_shrec21
 from hgr_stream.messages import Window, joint_bytes
-from hgr_stream.recognition import bundle, causal
+from hgr_stream.recognition import bundle, causal, segments
 from hgr_stream.recognition.bundle import ModelError
 from hgr_stream.recognition.engine import Engine
 from hgr_stream.recognition.options import (
@@ -49,11 +49,11 @@ def motion(frames: int, seed: int = 0) -> Float32:
     return with_palm((shape + path + fingers).astype(np.float32))
 
 
-def random_pair(seed: int = 0) -> tuple[causal.CausalNet, causal.SegmentVerifier]:
+def random_pair(seed: int = 0) -> tuple[causal.CausalNet, segments.SegmentVerifier]:
     """An untrained network and verifier whose batch norms are not the identity."""
     torch.manual_seed(seed)
     net = causal.CausalNet(CLASSES, width=24, dilations=(1, 2, 4, 8))
-    verifier = causal.SegmentVerifier(CLASSES, 25.0, width=8)
+    verifier = segments.SegmentVerifier(CLASSES, 25.0, width=8)
     for module in (*net.modules(), *verifier.modules()):
         if isinstance(module, nn.BatchNorm1d):
             module.running_mean.uniform_(-0.3, 0.3)
@@ -69,7 +69,7 @@ def metadata(**changes: object) -> Metadata:
 
 
 @pytest.fixture(scope="module")
-def pair() -> tuple[causal.CausalNet, causal.SegmentVerifier]:
+def pair() -> tuple[causal.CausalNet, segments.SegmentVerifier]:
     return random_pair()
 
 

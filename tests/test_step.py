@@ -17,7 +17,7 @@ from torch import nn
 
 import hgr_stream.recognition
 from hgr_stream.datasets.shrec21 import load_shrec21
-from hgr_stream.recognition import bundle, causal, flagship, steppers
+from hgr_stream.recognition import bundle, features, flagship, segments, steppers
 from hgr_stream.recognition.bundle import Bundle
 from hgr_stream.recognition.engine import Engine
 from hgr_stream.recognition.options import FORMAT, Metadata
@@ -126,14 +126,14 @@ def test_the_verifier(model: Bundle, step: steppers.Compiled) -> None:
 
 def test_the_dater() -> None:
     torch.manual_seed(1)
-    dater = causal.SegmentDater(25.0)
+    dater = segments.SegmentDater(25.0)
     for module in dater.modules():
         if isinstance(module, nn.BatchNorm1d):
             module.running_mean.uniform_(-0.3, 0.3)
             module.running_var.uniform_(0.5, 2.0)
     dater.eval()
-    weights = {k: v.detach().numpy() for k, v in causal.folded(dater).weights().items()}
-    dates = steppers.CompiledSegment(weights, causal.projection_matrix().numpy(), 25.0, 1.0)
+    weights = {k: v.detach().numpy() for k, v in segments.folded(dater).weights().items()}
+    dates = steppers.CompiledSegment(weights, features.projection_matrix().numpy(), 25.0, 1.0)
     joints = hands(1, 120, 8)[0]
     said = []
     for frames in (13, 15, 32, 33, 120):

@@ -1,15 +1,9 @@
 """The causal network: joints in, class, boundaries and embedding out, one frame at a time.
 
-In the order in which data passes through it: ``Features`` (palm-relative joints, bone directions,
-fingertip distances, movements over several lags), ``CausalNet`` (the form that is trained: a
-dilated residual causal convolution over whole sequences) and ``StreamingNet`` (the same weights
+In the order in which data passes through it: ``features``, ``CausalNet`` (the form that is trained:
+a dilated residual causal convolution over whole sequences) and ``StreamingNet`` (the same weights
 as a step with a state, the form that is shipped). Step and sequence agree to 1e-5 (tested). Once
-a gesture is over, ``SegmentVerifier`` judges it as a whole and ``SegmentDater`` dates its ends.
-
-Nothing here sees where the hand is, only how it is shaped, turned and moved: the origin of one
-sensor's coordinates means nothing to another (SHREC'21's hands float 2.3 m above theirs). Axes
-stay aligned with gravity. Joints 1 (palm, derived) and 2 (thumb base, which some sensors invent)
-are not looked at.
+a gesture is over, ``segments`` judges it as a whole and dates its ends.
 
 The state of a hand is one flat vector, so that it can be kept, sent and restored by anyone:
 ``[age, phase, ring of past frames, ring of past inputs of each layer]``. Each layer of dilation d
@@ -18,113 +12,24 @@ one gather and one batched product do them before the layers run: that is what k
 some tens of microseconds.
 """
 
-import copy
 import math
-from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from ..skeleton import MIDDLE_BASE, N_JOINTS, WRIST
-
-USED_JOINTS: Final = (0, *range(3, 22))  # 20: neither palm (1) nor thumb base (2)
-FINGER_BONES: Final = (
-    (3, 4),
-    (4, 5),
-    *((base + i, base + i + 1) for base in (6, 10, 14, 18) for i in range(3)),
+from .features import (
+    HISTORY,
+    JOINT_LAGS,
+    N_FEATURES,
+    PALM_LAGS,
+    Features,
+    lag_scales,
+    projection_matrix,
+    shape_features,
+    statistics,
 )
-TIPS: Final = (5, 9, 13, 17, 21)
-TIP_PAIRS: Final = tuple((a, b) for i, a in enumerate(TIPS) for b in TIPS[i + 1 :])
-#: Frames back over which movement is measured (of the palm; of the joints relative to it).
-PALM_LAGS: Final = (1, 2, 4, 8, 16)
-JOINT_LAGS: Final = (1, 4)
-HISTORY: Final = 16  # frames of past that the features need: the longest lag
-N_LOCAL: Final = 3 * len(USED_JOINTS)
-N_FEATURES: Final = (
-    N_LOCAL
-    + 3 * len(FINGER_BONES)
-    + len(TIP_PAIRS)
-    + len(TIPS)
-    + 3 * len(PALM_LAGS)
-    + N_LOCAL * len(JOINT_LAGS)
-)
-
-
-def projection_matrix() -> Tensor:
-    """(66, K): flat joints -> palm-relative joints, palm, bone vectors, tip pairs, tip-palm.
-
-    All are linear in the joints, so that one product makes them all.
-    """
-    palm = {WRIST: 0.5, MIDDLE_BASE: 0.5}
-    rows: list[dict[int, float]] = []
-    for joint in USED_JOINTS:
-        row = {joint: 1.0}
-        for j, w in palm.items():
-            row[j] = row.get(j, 0.0) - w
-        rows.append(row)
-    rows.append(palm)
-    rows += [{child: 1.0, parent: -1.0} for parent, child in FINGER_BONES]
-    rows += [{a: 1.0, b: -1.0} for a, b in TIP_PAIRS]
-    rows += [{tip: 1.0, **{j: -w for j, w in palm.items()}} for tip in TIPS]
-    matrix = torch.zeros(N_JOINTS * 3, len(rows) * 3)
-    for i, row in enumerate(rows):
-        for joint, weight in row.items():
-            for axis in range(3):
-                matrix[3 * joint + axis, 3 * i + axis] = weight
-    return matrix
-
-
-def _lag_scales() -> Tensor:
-    """Brings movements of every lag to about unit size: typical speeds are below 1 m/s."""
-    palm = [20.0 / math.sqrt(lag) for lag in PALM_LAGS for _ in range(3)]
-    joints = [40.0 / math.sqrt(lag) for lag in JOINT_LAGS for _ in range(N_LOCAL)]
-    return torch.tensor(palm + joints)
-
-
-def shape_features(projected: Tensor) -> Tensor:
-    """(..., K) of the projection -> (..., n) features of one frame: pose, bones, distances."""
-    n_bones, n_pairs = 14, 15
-    vectors = projected[..., 63:].unflatten(-1, [n_bones + n_pairs, 3])
-    norms = torch.linalg.vector_norm(vectors, dim=-1)
-    bones = vectors[..., :n_bones, :] / norms[..., :n_bones, None].clamp_min(1e-3)
-    return torch.cat(
-        [projected[..., :60] * 15.0, bones.flatten(-2) * 1.5, norms[..., n_bones:] * 15.0], -1
-    )
-
-
-def statistics(norm: nn.Module) -> tuple[Tensor, Tensor]:
-    """A batch norm to be folded: its mean, and what to multiply by (without its own weight)."""
-    assert isinstance(norm, nn.BatchNorm1d)
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    return norm.running_mean, (norm.running_var + norm.eps).rsqrt()
-
-
-class Features(nn.Module):
-    """(B, T, 22, 3) metres -> (B, T, N_FEATURES), causal; movements are zero before their lag."""
-
-    projection: Tensor
-    lag_scales: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("projection", projection_matrix(), persistent=False)
-        self.register_buffer("lag_scales", _lag_scales(), persistent=False)
-
-    def forward(self, joints: Tensor) -> Tensor:
-        projected = joints.flatten(-2) @ self.projection
-        palm, local = projected[..., 60:63], projected[..., :60]
-        moves = [self._moved(palm, lag) for lag in PALM_LAGS]
-        moves += [self._moved(local, lag) for lag in JOINT_LAGS]
-        moved = torch.cat(moves, -1) * self.lag_scales
-        # A glitch (a hand metres away for one frame) must not drown everything else.
-        return torch.cat([shape_features(projected), moved], -1).clamp(-5.0, 5.0)
-
-    @staticmethod
-    def _moved(x: Tensor, lag: int) -> Tensor:
-        return F.pad(x[:, lag:] - x[:, :-lag], (0, 0, min(lag, x.shape[1]), 0))
+from .segments import SegmentDater, SegmentVerifier, folded
 
 
 class CausalNet(nn.Module):
@@ -169,164 +74,6 @@ class CausalNet(nn.Module):
         x = F.relu(x)
         out = self.head(F.dropout1d(x, self.dropout, self.training).transpose(1, 2))
         return out[..., : 1 + self.classes], out[..., 1 + self.classes :], x.transpose(1, 2)
-
-
-def stretched(joints: Tensor, length: int) -> Tensor:
-    """(B, T, 22, 3) -> (B, length, 66), linear."""
-    x = F.interpolate(
-        joints.flatten(2).transpose(1, 2), size=[length], mode="linear", align_corners=True
-    )
-    return x.transpose(1, 2)
-
-
-def segment_features(x: Tensor, frames: Tensor, projection: Tensor, rate_hz: float) -> Tensor:
-    """Stretched (B, L, 66), and the frames (B,) that each had before -> (B, L, 124)."""
-    projected = x @ projection
-    palm = projected[..., 60:63]
-    step = F.pad(palm[:, 1:] - palm[:, :-1], (0, 0, 1, 0)) * 60.0
-    path = (palm - palm.mean(1, keepdim=True)) * 10.0
-    duration = (frames / rate_hz).log().view(-1, 1, 1).expand(-1, x.shape[1], 1)
-    return torch.cat([shape_features(projected), path, step, duration], -1).clamp(-5.0, 5.0)
-
-
-class SegmentVerifier(nn.Module):
-    """Looks once more at a whole segment: (B, T, 22, 3), any T >= 2 -> logits (B, 1+C).
-
-    Not causal, and not shared with the stream's network: an independent second opinion, trained
-    on idle stretches, halves and wrong boundaries too (class 0: none of the gestures). It
-    resamples the segment to ``LENGTH`` frames itself and is told the duration.
-    """
-
-    LENGTH: Final = 32
-    projection: Tensor
-
-    def __init__(self, classes: int, rate_hz: float, width: int = 64, dropout: float = 0.2) -> None:
-        super().__init__()
-        self.rate_hz, self.length = rate_hz, self.LENGTH
-        self.register_buffer("projection", projection_matrix(), persistent=False)
-        n_in = 60 + 42 + 15 + 3 + 3 + 1
-        self.norm_in = nn.BatchNorm1d(n_in, affine=False)
-        self.conv1 = nn.Conv1d(n_in, width, 5, padding=2)
-        self.norm1 = nn.BatchNorm1d(width)
-        self.conv2 = nn.Conv1d(width, width, 3, padding=1)
-        self.norm2 = nn.BatchNorm1d(width)
-        self.conv3 = nn.Conv1d(width, 2 * width, 3, padding=1)
-        self.norm3 = nn.BatchNorm1d(2 * width)
-        self.head = nn.Linear(4 * width, 1 + classes)
-        self.dropout = nn.Dropout(dropout)
-
-    def forward(self, joints: Tensor) -> Tensor:
-        frames = torch.full((joints.shape[0],), float(joints.shape[1]))
-        return self.classify(self.resampled(joints), frames)
-
-    def resampled(self, joints: Tensor) -> Tensor:
-        """(B, T, 22, 3) -> (B, LENGTH, 66), linear."""
-        return stretched(joints, self.length)
-
-    def classify(self, x: Tensor, frames: Tensor) -> Tensor:
-        """Resampled (B, LENGTH, 66) and the frames (B,) that each had before -> logits."""
-        x = segment_features(x, frames, self.projection, self.rate_hz)
-        x = self.norm_in(x.transpose(1, 2))
-        x = F.max_pool1d(F.relu(self.norm1(self.conv1(x))), 2)
-        x = F.max_pool1d(F.relu(self.norm2(self.conv2(self.dropout(x)))), 2)
-        x = F.relu(self.norm3(self.conv3(self.dropout(x))))
-        return self.head(self.dropout(torch.cat([x.mean(-1), x.amax(-1)], -1)))  # type: ignore[no-any-return]
-
-    def weights(self) -> dict[str, Tensor]:
-        """By name, with the batch norms folded, see ``folded``."""
-        mean, var = self.norm_in.running_mean, self.norm_in.running_var
-        bias1, bias2, bias3 = self.conv1.bias, self.conv2.bias, self.conv3.bias
-        assert mean is not None and var is not None  # noqa: PT018
-        assert bias1 is not None and bias2 is not None and bias3 is not None  # noqa: PT018
-        return {
-            "mean": mean,
-            "gain": (var + self.norm_in.eps).rsqrt(),
-            "conv1.weight": self.conv1.weight,
-            "conv1.bias": bias1,
-            "conv2.weight": self.conv2.weight,
-            "conv2.bias": bias2,
-            "conv3.weight": self.conv3.weight,
-            "conv3.bias": bias3,
-            "head.weight": self.head.weight,
-            "head.bias": self.head.bias,
-        }
-
-
-class SegmentDater(nn.Module):
-    """Dates a segment's ends: (B, T, 22, 3), the segment and ``MARGIN_S`` on either side of it
-    -> (B, 2) seconds by which its start and its end should be moved.
-
-    It sees what came before and after, and the gesture as a whole, neither of which the stream's
-    network does when it tells a boundary.
-    """
-
-    LENGTH: Final = 32
-    MARGIN_S: Final = 0.24
-    projection: Tensor
-
-    def __init__(self, rate_hz: float, width: int = 40, dropout: float = 0.1) -> None:
-        super().__init__()
-        self.rate_hz, self.length = rate_hz, self.LENGTH
-        #: Frames on either side of the segment.
-        self.margin = round(self.MARGIN_S * rate_hz)
-        self.register_buffer("projection", projection_matrix(), persistent=False)
-        self.norm_in = nn.BatchNorm1d(125, affine=False)
-        self.conv1 = nn.Conv1d(125, width, 5, padding=2)
-        self.norm1 = nn.BatchNorm1d(width)
-        self.conv2 = nn.Conv1d(width, width, 3, padding=1)
-        self.norm2 = nn.BatchNorm1d(width)
-        self.conv3 = nn.Conv1d(width, width, 3, padding=1)
-        self.norm3 = nn.BatchNorm1d(width)
-        self.mix = nn.Linear(self.LENGTH // 4 * width, width)
-        self.head = nn.Linear(width, 2)
-        self.dropout = nn.Dropout(dropout)
-
-    def forward(self, joints: Tensor) -> Tensor:
-        frames = torch.full((joints.shape[0],), float(joints.shape[1]))
-        return self.shifts(stretched(joints, self.length), frames)
-
-    def shifts(self, x: Tensor, frames: Tensor) -> Tensor:
-        """Stretched (B, LENGTH, 66) and the frames (B,) that each had before -> (B, 2) seconds."""
-        place = torch.linspace(0.0, 1.0, x.shape[1]) * (frames.unsqueeze(1) - 1.0)
-        inside = (place > self.margin - 0.5) & (place < frames.unsqueeze(1) - self.margin - 0.5)
-        x = segment_features(x, frames, self.projection, self.rate_hz)
-        x = self.norm_in(torch.cat([x, inside.unsqueeze(-1).to(x.dtype)], -1).transpose(1, 2))
-        x = F.max_pool1d(F.relu(self.norm1(self.conv1(x))), 2)
-        x = F.max_pool1d(F.relu(self.norm2(self.conv2(x))), 2)
-        x = F.relu(self.norm3(self.conv3(x)))
-        return self.head(F.relu(self.mix(self.dropout(x.flatten(1)))))  # type: ignore[no-any-return]
-
-    def weights(self) -> dict[str, Tensor]:
-        """By name, with the batch norms folded, see ``folded``."""
-        mean, var = self.norm_in.running_mean, self.norm_in.running_var
-        bias1, bias2, bias3 = self.conv1.bias, self.conv2.bias, self.conv3.bias
-        assert mean is not None and var is not None  # noqa: PT018
-        assert bias1 is not None and bias2 is not None and bias3 is not None  # noqa: PT018
-        return {
-            "mean": mean,
-            "gain": (var + self.norm_in.eps).rsqrt(),
-            "conv1.weight": self.conv1.weight,
-            "conv1.bias": bias1,
-            "conv2.weight": self.conv2.weight,
-            "conv2.bias": bias2,
-            "conv3.weight": self.conv3.weight,
-            "conv3.bias": bias3,
-            "head.weight": self.head.weight,
-            "head.bias": self.head.bias,
-            "mix.weight": self.mix.weight,
-            "mix.bias": self.mix.bias,
-            "margin": torch.tensor([self.margin]),
-        }
-
-
-def folded(net: SegmentVerifier | SegmentDater) -> Any:
-    """A copy with its batch norms folded into the convolutions, as freezing would do."""
-    net = copy.deepcopy(net).eval()
-    for i in (1, 2, 3):
-        conv, norm = getattr(net, f"conv{i}"), getattr(net, f"norm{i}")
-        setattr(net, f"conv{i}", fuse_conv_bn_eval(conv, norm))
-        setattr(net, f"norm{i}", nn.Identity())
-    return net
 
 
 class StreamingNet(nn.Module):
@@ -378,7 +125,7 @@ class StreamingNet(nn.Module):
             self.register_buffer(name, value.detach().clone().contiguous())
 
         buffer("projection", projection_matrix())
-        buffer("lag_scales", _lag_scales())
+        buffer("lag_scales", lag_scales())
         buffer("lags", torch.tensor([[float(lag)] for lag in PALM_LAGS]))
         mean, gain = statistics(net.norm_in)
         stem = net.stem.weight * gain

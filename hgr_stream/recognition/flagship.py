@@ -22,8 +22,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from .causal import JOINT_LAGS, PALM_LAGS, shape_features, statistics
-from .causal import projection_matrix as projection
+from .features import JOINT_LAGS, PALM_LAGS, shape_features, statistics
+from .features import projection_matrix as projection
 
 LAGS: Final = tuple(sorted({*PALM_LAGS, *JOINT_LAGS}))
 HISTORY: Final = max(LAGS)

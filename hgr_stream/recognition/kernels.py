@@ -82,7 +82,7 @@ def _add_product(out, x, first, arena, at, depth, n, rows):
 
 @_inner
 def _project(joints, b, i, sparse, arena, projected):
-    """The constant product of ``causal.projection_matrix``, of which few entries are not zero."""
+    """The constant product of ``features.projection_matrix``, of which few entries are not zero."""
     for j in range(PROJECTED):
         t = _ZERO
         for k in range(sparse[j], sparse[j + 1]):
@@ -92,7 +92,7 @@ def _project(joints, b, i, sparse, arena, projected):
 
 @_inner
 def _shape(p, f, r):
-    """``causal.shape_features``: joints about the palm, bone directions, distances."""
+    """``features.shape_features``: joints about the palm, bone directions, distances."""
     for j in range(60):
         f[r, j] = p[j] * np.float32(15)
     for v in range(29):
@@ -458,7 +458,7 @@ def flagship_step(
 
 @_inner
 def _stretch(joints, segment, sparse, arena, length, inverse_rate, margin, work, p, n):
-    """``causal.segment_features`` of a segment (T, 66), stretched to ``length`` frames, into work
+    """``segments.segment_features`` of a segment (T, 66), stretched to ``length`` frames, into work
     (length, n); a ``margin`` of frames that is not negative adds what lies inside of it."""
     frames = joints.shape[1]
     scale = np.float32((frames - 1) / (length - 1))

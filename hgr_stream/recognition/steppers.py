@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 #: Where the compiled step is held to the module's, on probabilities (and seconds).
 TOLERANCE: Final = 1e-4
-LENGTH: Final = 32  # frames to which causal.SegmentVerifier and SegmentDater stretch
+LENGTH: Final = 32  # frames to which segments.SegmentVerifier and SegmentDater stretch
 
 
 class Outputs(NamedTuple):

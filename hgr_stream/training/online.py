@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from ..recognition.causal import CausalNet, SegmentDater, SegmentVerifier, stretched
+from ..recognition.causal import CausalNet
+from ..recognition.segments import SegmentDater, SegmentVerifier, stretched
 from ..skeleton import Float32
 from . import augment
 from .streams import IGNORE, Chunk, ChunkRule, Mark, Stream, draw_chunk, resample

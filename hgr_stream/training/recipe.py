@@ -21,7 +21,7 @@ import torch
 
 from .. import __version__
 from ..datasets.base import HandSequence
-from ..recognition import bundle, causal
+from ..recognition import bundle, causal, segments
 from ..recognition.options import FORMAT, DecoderOptions, Metadata, mirror_pairs
 from .metrics import Report, Rule
 from .online import Progress, Schedule, train_dater, train_network, train_verifier
@@ -58,8 +58,8 @@ class Trained:
     """What is trained, in eval mode, and the steps that each took."""
 
     net: causal.CausalNet
-    verifier: causal.SegmentVerifier
-    dater: causal.SegmentDater
+    verifier: segments.SegmentVerifier
+    dater: segments.SegmentDater
     steps: dict[str, int]
 
 
@@ -160,7 +160,7 @@ def train_online(
         hop=1,
         mirror_labels=mirror_pairs(labels),
         temperature=temperature,
-        refine_margin_s=causal.SegmentDater.MARGIN_S,
+        refine_margin_s=segments.SegmentDater.MARGIN_S,
         decoder=options,
         training={
             **(provenance or {}),

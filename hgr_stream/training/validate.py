@@ -18,10 +18,11 @@ import torch
 from numpy.typing import NDArray
 
 from ..messages import Event, Window
-from ..recognition.causal import CausalNet, SegmentDater, SegmentVerifier
+from ..recognition.causal import CausalNet
 from ..recognition.decoder import Decoder
 from ..recognition.options import ClassOptions, DecoderOptions
 from ..recognition.recogniser import Scores, refined, softmax
+from ..recognition.segments import SegmentDater, SegmentVerifier
 from ..skeleton import Float32
 from .metrics import Report, Rule, Span, score
 from .streams import Stream, distorted, on_grid
