@@ -195,3 +195,14 @@ def test_a_busy_port_and_silence_are_explained() -> None:
         with pytest.raises(DeviceError, match="no packet on TCP") as caught:
             collect(driver, 1)
     assert "adb reverse" in caught.value.cure
+
+
+@pytest.mark.parametrize(("senders", "heard"), [(["127.0.0.0/8"], True), (["192.168.1.5"], False)])
+def test_over_tcp_only_the_named_senders_are_heard(hands, senders, heard) -> None:
+    driver = QuestDriver(QuestOptions(transport="tcp", port=free_port(), senders=senders))
+    with contextlib.closing(driver):
+        driver.open()
+        with socket.create_connection(("127.0.0.1", driver.port)) as out:
+            out.sendall(packet(hands[0]))
+            assert len(collect(driver, 1, 3.0 if heard else 0.5)) == heard
+        assert driver.counts().get("foreign_sender", 0) == (not heard)

@@ -19,6 +19,7 @@ import select
 import socket
 from collections import Counter, deque
 from dataclasses import dataclass
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
 import numpy as np
@@ -27,7 +28,7 @@ from hgr_stream.skeleton import MEDIAPIPE_21, TIP_EXTENSION, Lack, from_layout
 
 from ..base import DeviceError, HandSample, Options, Sample
 from .geometry import Float, collapsed, plausible, rotate, to_canonical
-from .udp import PacketError, Port, Socket, UdpDriver, UdpOptions
+from .udp import PacketError, Port, Socket, UdpDriver, UdpOptions, networks
 
 if TYPE_CHECKING:
     from hgr_stream.skeleton import Float32
@@ -217,7 +218,7 @@ class TcpLines:
             text = "is in use" if busy else f"cannot be had: {error}"
             raise DeviceError(f"TCP port {port} on {options.host} {text}", cure) from None
         self._listener.setblocking(False)
-        self._allowed = options.senders
+        self._allowed = networks(options.senders)
         self.port = int(self._listener.getsockname()[1])
 
     def receive(self, timeout_s: float) -> tuple[bytes, str] | None:
@@ -237,7 +238,8 @@ class TcpLines:
             client, address = self._listener.accept()
         except OSError:
             return  # it went away again
-        if self._allowed and address[0] not in self._allowed:
+        sender = ip_address(str(address[0]).partition("%")[0])
+        if self._allowed and not any(sender in network for network in self._allowed):
             self.counts["foreign_sender"] += 1
             client.close()
             return

@@ -67,7 +67,7 @@ class UdpSocket:
     def __init__(self, options: UdpOptions, port: int, cure: str, *, group: str = "") -> None:
         """``group``: a multicast group to join. Raises DeviceError naming the port and the cure."""
         self.counts: Counter[str] = Counter()
-        self._allowed = _networks(options.senders)
+        self._allowed = networks(options.senders)
         self._group = group
         self._verdicts: dict[str, bool] = {}
         self._waiting: deque[tuple[bytes, str]] = deque()
@@ -172,7 +172,7 @@ class UdpSocket:
         self.socket.close()
 
 
-def _networks(senders: list[str]) -> list[IPv4Network | IPv6Network]:
+def networks(senders: list[str]) -> list[IPv4Network | IPv6Network]:
     try:
         return [ip_network(sender, strict=False) for sender in senders]
     except ValueError as error:
