@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 
 from hgr_stream.messages import Frame, Hand, Window, decode, encode, joint_bytes
@@ -9,6 +11,7 @@ from hgr_stream.pipeline import Pipeline
 from hgr_stream.recognition.bundle import load
 from hgr_stream.segmentation import Segmenter, WindowSpec
 from hgr_stream.skeleton import Lack
+from tests.daemon_process import Daemon, feeding, wait_until
 from tests.hands import MS, frame, hand_joints
 from tests.models import save_palm_model
 
@@ -56,3 +59,14 @@ def test_a_model_refuses_what_lacks_its_need_by_name_and_no_other(tmp_path, lack
         assert pipeline.counts["windows_lacking_depth"] == 38
     else:
         assert not pipeline.engine.notices
+
+
+def test_the_daemon_tells_of_hands_that_its_model_cannot_judge(tmp_path) -> None:
+    model = save_palm_model(tmp_path / "palm.pt")
+    config = f'[devices.cam]\ndriver = "synthetic"\n[model]\nuse = "{model}"\n'
+    with contextlib.closing(Daemon(tmp_path, config)) as daemon, feeding(daemon) as feeder:
+        feeder.send(stroke("flat", ["depth"]))
+        wait_until(
+            lambda: daemon.count("worker", "windows_lacking_depth") == 38, what="the worker's count"
+        )
+        assert "flat: model 'palm' needs depth" in daemon.text()

@@ -160,7 +160,8 @@ class WorkerShell(Shell):
         if hasattr(self, "engine"):  # it is still loading at the first beat
             self._forget_silent()
             self.counts["dropped_tap"] = self.outlet.counts["dropped_tap"]
-            self.counts["windows_lost"] = self.engine.counts["windows_lost"]
+            for name, count in self.engine.counts.items():  # lost, or lacking what the model needs
+                self.counts[name] = count
             self.gauges = {
                 "lag_ms": self._lag_ns / 1e6,
                 "hands": float(self.engine.recogniser.hands),
