@@ -298,7 +298,9 @@ def test_an_interrupt_ends_cleanly(tmp_path):
     time.sleep(2.0)  # wherever it is by then, loading or training
     process.send_signal(signal.SIGINT)
     _, told = process.communicate(timeout=30)
-    assert process.returncode in (1, 130), told  # told by the command, or while it loaded
+    # Told by the command, or while it loaded; -SIGINT is what a shell calls 130: Python ends so
+    # when the interrupt met a library that was being imported.
+    assert process.returncode in (1, 130, -signal.SIGINT), told
     assert "Traceback" not in told
     assert not (tmp_path / "m.pt").exists()
 
