@@ -76,6 +76,21 @@ class CausalNet(nn.Module):
         return out[..., : 1 + self.classes], out[..., 1 + self.classes :], x.transpose(1, 2)
 
 
+def ring_slots(dilations: tuple[int, ...], period: int) -> tuple[Tensor, Tensor]:
+    """Tables phase -> slots of all layers' rings, side by side: (period, 2 L) where the two taps of
+    each lie, (period, L) where its input goes. A layer of dilation d has a ring of 2d slots."""
+    taps, writes = [], []
+    for phase in range(period):
+        row, write, at = [], [], 0
+        for d in dilations:
+            row += [at + phase % (2 * d), at + (phase + d) % (2 * d)]
+            write.append(at + phase % (2 * d))
+            at += 2 * d
+        taps.append(row)
+        writes.append(write)
+    return torch.tensor(taps), torch.tensor(writes)
+
+
 class StreamingNet(nn.Module):
     """Shipped form: the trained weights as a step with a state, scriptable.
 
@@ -153,18 +168,10 @@ class StreamingNet(nn.Module):
 
     def _index(self, dilations: tuple[int, ...]) -> None:
         """Tables phase -> slots: where each layer's two taps lie, and where its input goes."""
-        taps, writes, frames = [], [], []
-        for phase in range(self.period):
-            row, write, at = [], [], 0
-            for d in dilations:
-                row += [at + phase % (2 * d), at + (phase + d) % (2 * d)]
-                write.append(at + phase % (2 * d))
-                at += 2 * d
-            taps.append(row)
-            writes.append(write)
-            frames.append([(phase - lag) % HISTORY for lag in PALM_LAGS])
-        self.register_buffer("tap_slots", torch.tensor(taps))
-        self.register_buffer("write_slots", torch.tensor(writes))
+        taps, writes = ring_slots(dilations, self.period)
+        self.register_buffer("tap_slots", taps)
+        self.register_buffer("write_slots", writes)
+        frames = [[(phase - lag) % HISTORY for lag in PALM_LAGS] for phase in range(self.period)]
         self.register_buffer("frame_slots", torch.tensor(frames))
         self.register_buffer("frame_write", torch.arange(self.period) % HISTORY)
 

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
+from .causal import ring_slots
 from .features import JOINT_LAGS, PALM_LAGS, shape_features, statistics
 from .features import projection_matrix as projection
 
@@ -371,17 +372,9 @@ class StreamingFlagship(nn.Module):
 
     def _index(self, dilations: tuple[int, ...]) -> None:
         """Tables phase -> slots: where each layer's two taps lie, and where its input goes."""
-        taps, writes = [], []
-        for phase in range(self.period):
-            row, write, at = [], [], 0
-            for d in dilations:
-                row += [at + phase % (2 * d), at + (phase + d) % (2 * d)]
-                write.append(at + phase % (2 * d))
-                at += 2 * d
-            taps.append(row)
-            writes.append(write)
-        self.register_buffer("tap_slots", torch.tensor(taps))
-        self.register_buffer("write_slots", torch.tensor(writes))
+        taps, writes = ring_slots(dilations, self.period)
+        self.register_buffer("tap_slots", taps)
+        self.register_buffer("write_slots", writes)
         frames = [[(phase - lag) % HISTORY for lag in PALM_LAGS] for phase in range(HISTORY)]
         self.register_buffer("frame_slots", torch.tensor(frames))
 

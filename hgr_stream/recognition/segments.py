@@ -13,6 +13,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from .features import projection_matrix, shape_features
 
+N_FEATURES: Final = 60 + 42 + 15 + 3 + 3 + 1  #: of ``segment_features``
+
 
 def stretched(joints: Tensor, length: int) -> Tensor:
     """(B, T, 22, 3) -> (B, length, 66), linear."""
@@ -32,7 +34,43 @@ def segment_features(x: Tensor, frames: Tensor, projection: Tensor, rate_hz: flo
     return torch.cat([shape_features(projected), path, step, duration], -1).clamp(-5.0, 5.0)
 
 
-class SegmentVerifier(nn.Module):
+class _SegmentNet(nn.Module):
+    """What both are made of: three convolutions over the features of the stretched segment."""
+
+    LENGTH: Final = 32
+    projection: Tensor
+
+    def __init__(self, rate_hz: float, n_in: int, widths: tuple[int, int, int]) -> None:
+        super().__init__()
+        self.rate_hz, self.length = rate_hz, self.LENGTH
+        self.register_buffer("projection", projection_matrix(), persistent=False)
+        self.norm_in = nn.BatchNorm1d(n_in, affine=False)
+        self.conv1 = nn.Conv1d(n_in, widths[0], 5, padding=2)
+        self.norm1 = nn.BatchNorm1d(widths[0])
+        self.conv2 = nn.Conv1d(widths[0], widths[1], 3, padding=1)
+        self.norm2 = nn.BatchNorm1d(widths[1])
+        self.conv3 = nn.Conv1d(widths[1], widths[2], 3, padding=1)
+        self.norm3 = nn.BatchNorm1d(widths[2])
+
+    def trunk_weights(self) -> dict[str, Tensor]:
+        """All before the heads by name, with the batch norms folded, see ``folded``."""
+        mean, var = self.norm_in.running_mean, self.norm_in.running_var
+        bias1, bias2, bias3 = self.conv1.bias, self.conv2.bias, self.conv3.bias
+        assert mean is not None and var is not None  # noqa: PT018
+        assert bias1 is not None and bias2 is not None and bias3 is not None  # noqa: PT018
+        return {
+            "mean": mean,
+            "gain": (var + self.norm_in.eps).rsqrt(),
+            "conv1.weight": self.conv1.weight,
+            "conv1.bias": bias1,
+            "conv2.weight": self.conv2.weight,
+            "conv2.bias": bias2,
+            "conv3.weight": self.conv3.weight,
+            "conv3.bias": bias3,
+        }
+
+
+class SegmentVerifier(_SegmentNet):
     """Looks once more at a whole segment: (B, T, 22, 3), any T >= 2 -> logits (B, 1+C).
 
     Not causal, and not shared with the stream's network: an independent second opinion, trained
@@ -40,21 +78,8 @@ class SegmentVerifier(nn.Module):
     resamples the segment to ``LENGTH`` frames itself and is told the duration.
     """
 
-    LENGTH: Final = 32
-    projection: Tensor
-
     def __init__(self, classes: int, rate_hz: float, width: int = 64, dropout: float = 0.2) -> None:
-        super().__init__()
-        self.rate_hz, self.length = rate_hz, self.LENGTH
-        self.register_buffer("projection", projection_matrix(), persistent=False)
-        n_in = 60 + 42 + 15 + 3 + 3 + 1
-        self.norm_in = nn.BatchNorm1d(n_in, affine=False)
-        self.conv1 = nn.Conv1d(n_in, width, 5, padding=2)
-        self.norm1 = nn.BatchNorm1d(width)
-        self.conv2 = nn.Conv1d(width, width, 3, padding=1)
-        self.norm2 = nn.BatchNorm1d(width)
-        self.conv3 = nn.Conv1d(width, 2 * width, 3, padding=1)
-        self.norm3 = nn.BatchNorm1d(2 * width)
+        super().__init__(rate_hz, N_FEATURES, (width, width, 2 * width))
         self.head = nn.Linear(4 * width, 1 + classes)
         self.dropout = nn.Dropout(dropout)
 
@@ -77,25 +102,12 @@ class SegmentVerifier(nn.Module):
 
     def weights(self) -> dict[str, Tensor]:
         """By name, with the batch norms folded, see ``folded``."""
-        mean, var = self.norm_in.running_mean, self.norm_in.running_var
-        bias1, bias2, bias3 = self.conv1.bias, self.conv2.bias, self.conv3.bias
-        assert mean is not None and var is not None  # noqa: PT018
-        assert bias1 is not None and bias2 is not None and bias3 is not None  # noqa: PT018
-        return {
-            "mean": mean,
-            "gain": (var + self.norm_in.eps).rsqrt(),
-            "conv1.weight": self.conv1.weight,
-            "conv1.bias": bias1,
-            "conv2.weight": self.conv2.weight,
-            "conv2.bias": bias2,
-            "conv3.weight": self.conv3.weight,
-            "conv3.bias": bias3,
-            "head.weight": self.head.weight,
-            "head.bias": self.head.bias,
-        }
+        w = self.trunk_weights()
+        w["head.weight"], w["head.bias"] = self.head.weight, self.head.bias
+        return w
 
 
-class SegmentDater(nn.Module):
+class SegmentDater(_SegmentNet):
     """Dates a segment's ends: (B, T, 22, 3), the segment and ``MARGIN_S`` on either side of it
     -> (B, 2) seconds by which its start and its end should be moved.
 
@@ -103,23 +115,13 @@ class SegmentDater(nn.Module):
     network does when it tells a boundary.
     """
 
-    LENGTH: Final = 32
     MARGIN_S: Final = 0.24
-    projection: Tensor
 
     def __init__(self, rate_hz: float, width: int = 40, dropout: float = 0.1) -> None:
-        super().__init__()
-        self.rate_hz, self.length = rate_hz, self.LENGTH
+        # One feature more: whether a frame is of the segment or of its margins.
+        super().__init__(rate_hz, N_FEATURES + 1, (width, width, width))
         #: Frames on either side of the segment.
         self.margin = round(self.MARGIN_S * rate_hz)
-        self.register_buffer("projection", projection_matrix(), persistent=False)
-        self.norm_in = nn.BatchNorm1d(125, affine=False)
-        self.conv1 = nn.Conv1d(125, width, 5, padding=2)
-        self.norm1 = nn.BatchNorm1d(width)
-        self.conv2 = nn.Conv1d(width, width, 3, padding=1)
-        self.norm2 = nn.BatchNorm1d(width)
-        self.conv3 = nn.Conv1d(width, width, 3, padding=1)
-        self.norm3 = nn.BatchNorm1d(width)
         self.mix = nn.Linear(self.LENGTH // 4 * width, width)
         self.head = nn.Linear(width, 2)
         self.dropout = nn.Dropout(dropout)
@@ -141,25 +143,11 @@ class SegmentDater(nn.Module):
 
     def weights(self) -> dict[str, Tensor]:
         """By name, with the batch norms folded, see ``folded``."""
-        mean, var = self.norm_in.running_mean, self.norm_in.running_var
-        bias1, bias2, bias3 = self.conv1.bias, self.conv2.bias, self.conv3.bias
-        assert mean is not None and var is not None  # noqa: PT018
-        assert bias1 is not None and bias2 is not None and bias3 is not None  # noqa: PT018
-        return {
-            "mean": mean,
-            "gain": (var + self.norm_in.eps).rsqrt(),
-            "conv1.weight": self.conv1.weight,
-            "conv1.bias": bias1,
-            "conv2.weight": self.conv2.weight,
-            "conv2.bias": bias2,
-            "conv3.weight": self.conv3.weight,
-            "conv3.bias": bias3,
-            "head.weight": self.head.weight,
-            "head.bias": self.head.bias,
-            "mix.weight": self.mix.weight,
-            "mix.bias": self.mix.bias,
-            "margin": torch.tensor([self.margin]),
-        }
+        w = self.trunk_weights()
+        w["head.weight"], w["head.bias"] = self.head.weight, self.head.bias
+        w["mix.weight"], w["mix.bias"] = self.mix.weight, self.mix.bias
+        w["margin"] = torch.tensor([self.margin])
+        return w
 
 
 def folded(net: SegmentVerifier | SegmentDater) -> Any:

@@ -96,6 +96,36 @@ def _half_is_fast() -> bool:
     return bool(told.get("amx_bf16") or told.get("avx512_bf16"))
 
 
+def _fit(
+    module: M,
+    loss_of_batch: Callable[[], Tensor],
+    schedule: Schedule,
+    progress: Progress | None,
+    memory: float = 0.97,
+    digits: int = 3,
+) -> tuple[M, int]:
+    """Train ``module`` on the loss of one batch after another; its averaged weights in eval mode,
+    and the steps made. The loss that is shown remembers ``memory`` of the one before."""
+    optimizer = _optimizer(module, schedule)
+    average = _Average(module, 0.995)
+    clock = _Clock(schedule)
+    step, shown = 0, 0.0
+    while (share := clock.share(step)) < 1.0:
+        for group in optimizer.param_groups:
+            group["lr"] = clock.rate(share)
+        loss = loss_of_batch()
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(module.parameters(), 2.0)
+        optimizer.step()
+        average.update(module, step)
+        shown = loss.item() if step == 0 else memory * shown + (1 - memory) * loss.item()
+        step += 1
+        if progress:
+            progress(clock.share(step), f"step {step} loss {shown:.{digits}f}")
+    return average.module, step
+
+
 def network_loss(
     net: CausalNet, joints: Tensor, label: Tensor, boundary: Tensor, weight: Tensor
 ) -> Tensor:
@@ -133,29 +163,16 @@ def train_network(
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     net = (copy.deepcopy(start) if start else CausalNet(classes)).train()
-    optimizer = _optimizer(net, schedule)
-    average = _Average(net, 0.995)
     gestures = _balanced(streams, classes)
     # Idle ticks are many and alike.
     weight = torch.ones(1 + classes)
     weight[0] = 0.6
-    clock = _Clock(schedule)
-    step, shown = 0, 0.0
-    while (share := clock.share(step)) < 1.0:
-        for group in optimizer.param_groups:
-            group["lr"] = clock.rate(share)
+
+    def loss() -> Tensor:
         chunks = [draw_chunk(streams, rule, rng, 1.0, gestures) for _ in range(schedule.batch)]
-        loss = network_loss(net, *_tensors(chunks), weight)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(net.parameters(), 2.0)
-        optimizer.step()
-        average.update(net, step)
-        shown = loss.item() if step == 0 else 0.95 * shown + 0.05 * loss.item()
-        step += 1
-        if progress:
-            progress(clock.share(step), f"step {step} loss {shown:.3f}")
-    return average.module, step
+        return network_loss(net, *_tensors(chunks), weight)
+
+    return _fit(net, loss, schedule, progress, memory=0.95)
 
 
 def _tensors(chunks: Sequence[Chunk]) -> tuple[Tensor, Tensor, Tensor]:
@@ -258,14 +275,9 @@ def train_verifier(
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed + 1)
     verifier = (copy.deepcopy(start) if start else SegmentVerifier(classes, rate_hz)).train()
-    optimizer = _optimizer(verifier, schedule)
-    average = _Average(verifier, 0.995)
     gestures = _balanced(streams, classes)
-    clock = _Clock(schedule)
-    step, shown = 0, 0.0
-    while (share := clock.share(step)) < 1.0:
-        for group in optimizer.param_groups:
-            group["lr"] = clock.rate(share)
+
+    def loss() -> Tensor:
         drawn = [draw_segment(streams, gestures, rate_hz, rng) for _ in range(schedule.batch)]
         # The network resamples anyway: bringing them to its length here makes them one batch,
         # and the true durations go in beside.
@@ -273,17 +285,9 @@ def train_verifier(
         frames = torch.tensor([float(len(j)) for j, _ in drawn])
         label = torch.tensor([label for _, label in drawn])
         logits = verifier.classify(joints, frames)
-        loss = F.cross_entropy(logits, label, label_smoothing=0.05)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(verifier.parameters(), 2.0)
-        optimizer.step()
-        average.update(verifier, step)
-        shown = loss.item() if step == 0 else 0.97 * shown + 0.03 * loss.item()
-        step += 1
-        if progress:
-            progress(clock.share(step), f"step {step} loss {shown:.3f}")
-    return average.module, step
+        return F.cross_entropy(logits, label, label_smoothing=0.05)
+
+    return _fit(verifier, loss, schedule, progress)
 
 
 # --- the dater ----------------------------------------------------------------------------------
@@ -330,14 +334,9 @@ def train_dater(
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed + 2)
     dater = (copy.deepcopy(start) if start else SegmentDater(rate_hz)).train()
-    optimizer = _optimizer(dater, schedule)
-    average = _Average(dater, 0.995)
     gestures = _balanced(streams, classes)
-    clock = _Clock(schedule)
-    step, shown = 0, 0.0
-    while (share := clock.share(step)) < 1.0:
-        for group in optimizer.param_groups:
-            group["lr"] = clock.rate(share)
+
+    def loss() -> Tensor:
         drawn = [draw_roughly(streams, gestures, rate_hz, rng) for _ in range(schedule.batch)]
         joints = torch.cat([stretched(torch.from_numpy(j)[None], dater.length) for j, *_ in drawn])
         frames = torch.tensor([float(len(j)) for j, *_ in drawn])
@@ -345,14 +344,6 @@ def train_dater(
         length = torch.tensor([[length] for *_, length in drawn])
         # What an error costs is its share of the gesture.
         error = (dater.shifts(joints, frames) - wanted) / (length + 0.1)
-        loss = F.smooth_l1_loss(error, torch.zeros_like(error), beta=0.1)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(dater.parameters(), 2.0)
-        optimizer.step()
-        average.update(dater, step)
-        shown = loss.item() if step == 0 else 0.97 * shown + 0.03 * loss.item()
-        step += 1
-        if progress:
-            progress(clock.share(step), f"step {step} loss {shown:.4f}")
-    return average.module, step
+        return F.smooth_l1_loss(error, torch.zeros_like(error), beta=0.1)
+
+    return _fit(dater, loss, schedule, progress, digits=4)

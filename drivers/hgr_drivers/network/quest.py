@@ -174,9 +174,10 @@ class QuestDecoder:
         """Which way is right: taken anew when hands appear, so that a look aside moves nothing."""
         if not self._face_head or self._head_deg is None:
             return
-        if self._hand_ns is None or time_ns is None or time_ns - self._hand_ns > FACE_ANEW_NS:
-            fresh = self._hand_ns is None or time_ns is not None
-            self._facing_deg = self._head_deg if fresh else self._facing_deg
+        # Without the headset's clock a pause cannot be told: the first hand decides.
+        paused_ns = 0 if self._hand_ns is None or time_ns is None else time_ns - self._hand_ns
+        if self._hand_ns is None or paused_ns > FACE_ANEW_NS:
+            self._facing_deg = self._head_deg
         self._hand_ns = time_ns or 0
 
 
