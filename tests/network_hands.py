@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import tarfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -29,6 +30,24 @@ def clapping(shared_data: Path) -> list[Hands]:
     frames = [{hand.side: hand.joints for hand in f.hands} for f in load_leapjs(path).frames]
     assert all(frame.keys() == {"left", "right"} for frame in frames)
     return frames
+
+
+def hololens_file(shared_data: Path, folder: Path) -> Path:
+    """A real recording of one right hand by a HoloLens, SHREC'22's text form."""
+    with tarfile.open(shared_data / "shrec22_online_train.tar.xz") as archive:
+        name = next(n for n in archive.getnames() if n.endswith("/1.txt"))
+        archive.extract(name, folder, filter="data")
+    return folder / name
+
+
+def collect(driver: Driver, count: int, timeout_s: float = PATIENCE_S) -> list[Sample]:
+    """The samples that come within ``timeout_s``, ``count`` at most."""
+    samples: list[Sample] = []
+    end_s = time.monotonic() + timeout_s
+    while len(samples) < count and time.monotonic() < end_s:
+        if (sample := driver.read(0.05)) is not None:
+            samples.append(sample)
+    return samples
 
 
 @contextmanager

@@ -13,12 +13,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hgr_drivers.base import DeviceError, Sample
+from hgr_drivers.base import DeviceError
 from hgr_drivers.leap import HMD_AXES
 from hgr_drivers.leapc import BACKLOG, LeapCDriver, LeapCOptions
 
 from hgr_stream.datasets.leapjs import load_leapjs
 from hgr_stream.skeleton import bone_lengths, chirality
+from tests.network_hands import collect
 
 HERE = Path(__file__).parent / "leapc"
 
@@ -89,16 +90,6 @@ def send(leap, hands, number, device=1, timestamp_us=None) -> None:
             put(digit.intermediate.next_joint, joints[base + 2])
             put(digit.distal.next_joint, joints[base + 3])
     leap.libleapc.stand_in_frame(message)
-
-
-def collect(driver, n, timeout_s=5.0) -> list[Sample]:
-    samples = []
-    end_s = time.monotonic() + timeout_s
-    while len(samples) < n and time.monotonic() < end_s:
-        sample = driver.read(0.05)
-        if sample is not None:
-            samples.append(sample)
-    return samples
 
 
 def test_real_hands_come_back_as_they_were(leap, driver, recorded) -> None:

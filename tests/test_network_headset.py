@@ -27,19 +27,15 @@ from hgr_stream.messages import Frame, decode
 from hgr_stream.skeleton import OPENXR_26, bone_lengths, chirality, from_layout, mirrored
 from tests.daemon_process import Daemon, wait_until
 from tests.hands import hand_joints
+from tests.network_hands import collect, hololens_file
 from tools.senders import headset_message, openxr_points
 
 
 @pytest.fixture(scope="module")
 def rows(shared_data, tmp_path_factory):
     """Real HoloLens frames in canonical axes, (T, 26, 3), in OpenXR's order."""
-    import tarfile
-
-    folder = tmp_path_factory.mktemp("shrec22")
-    with tarfile.open(shared_data / "shrec22_online_train.tar.xz") as archive:
-        name = next(n for n in archive.getnames() if n.endswith("/1.txt"))
-        archive.extract(name, folder, filter="data")
-    table = [line.rstrip(";\n").split(";")[2:80] for line in (folder / name).open()]
+    file = hololens_file(shared_data, tmp_path_factory.mktemp("shrec22"))
+    table = [line.rstrip(";\n").split(";")[2:80] for line in file.open()]
     points = np.array(table, dtype=float).reshape(-1, 26, 3) * [1, 1, -1]  # see datasets.shrec22
     points = points[np.linalg.norm(points[:, 0] - points[:, 7], axis=1) > 0.02]
     points[:, [0, 1]] = points[:, [1, 0]]  # the file has the wrist first
@@ -124,16 +120,6 @@ def driver():
 
 def url(driver) -> str:
     return f"ws://127.0.0.1:{driver.port}"
-
-
-def collect(driver, n, timeout_s=5.0):
-    samples = []
-    end_s = time.monotonic() + timeout_s
-    while len(samples) < n and time.monotonic() < end_s:
-        sample = driver.read(0.05)
-        if sample is not None:
-            samples.append(sample)
-    return samples
 
 
 def test_frames_over_a_websocket_and_a_headset_that_comes_back(driver) -> None:

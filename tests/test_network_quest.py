@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import socket
-import time
 
 import numpy as np
 import pytest
@@ -18,6 +17,7 @@ from scipy.spatial.transform import Rotation
 from hgr_stream.cli.demo import free_port
 from hgr_stream.datasets.convert import open_recordings
 from hgr_stream.skeleton import bone_lengths, chirality, mirrored
+from tests.network_hands import collect, hololens_file
 from tools.senders import quest_packet
 
 #: The sample of the app's own documentation (CONNECTIONS.md), of an early version.
@@ -41,13 +41,8 @@ def packet(joints, side="right", frame=1, time_ns=1_000) -> bytes:
 @pytest.fixture(scope="module")
 def hands(shared_data, tmp_path_factory):
     """Real hands of a HoloLens, (T, 22, 3), right ones."""
-    import tarfile
-
-    folder = tmp_path_factory.mktemp("shrec22")
-    with tarfile.open(shared_data / "shrec22_online_train.tar.xz") as archive:
-        name = next(n for n in archive.getnames() if n.endswith("/1.txt"))
-        archive.extract(name, folder, filter="data")
-    recording = next(iter(open_recordings([folder / name])))
+    file = hololens_file(shared_data, tmp_path_factory.mktemp("shrec22"))
+    recording = next(iter(open_recordings([file])))
     joints = np.stack([f.hands[0].array() for f in recording.frames if f.hands])
     return joints[np.linalg.norm(joints[:, 10] - joints[:, 0], axis=1) > 0.02]
 
@@ -140,16 +135,6 @@ def test_any_bytes_give_a_sample_or_the_one_error(data) -> None:
     with contextlib.suppress(PacketError):
         sample = QuestDecoder().push(data, "x")
         assert sample is None or np.isfinite(sample.hands[0].joints).all()
-
-
-def collect(driver, n, timeout_s=8.0):
-    samples = []
-    end_s = time.monotonic() + timeout_s
-    while len(samples) < n and time.monotonic() < end_s:
-        sample = driver.read(0.05)
-        if sample is not None:
-            samples.append(sample)
-    return samples
 
 
 def test_over_udp(hands) -> None:
