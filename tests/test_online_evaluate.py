@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -11,16 +12,16 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from hgr_stream.cli.online import choose as choose_recordings
 from hgr_stream.cli.online import evaluate_online_command as judge_command
 from hgr_stream.cli.online import tune as tune_command
 from hgr_stream.datasets.base import DatasetError
-from hgr_stream.datasets.convert import Recording
+from hgr_stream.datasets.convert import Recording, open_recordings
 from hgr_stream.messages import Truth, encode
 from hgr_stream.pipeline import BATCH, Pipeline, run_recording
 from hgr_stream.recognition.bundle import load
 from hgr_stream.recognition.options import ClassOptions
 from hgr_stream.recording import Writer
+from hgr_stream.skeleton import mirrored
 from hgr_stream.stream import topics
 from hgr_stream.training import thresholds
 from hgr_stream.training.metrics import Span, calibration_error
@@ -31,9 +32,10 @@ from hgr_stream.training.online_evaluate import (
     report,
     timeline,
 )
+from hgr_stream.training.seen import seen, unseen
 from hgr_stream.training.tape import tape
 from hgr_stream.training.thresholds import Candidate, best_f1, choose, tune
-from hgr_stream.training.truth import truths_of
+from hgr_stream.training.truth import sequences_of, truths_of
 from tests.hands import swipe_frames
 from tests.models import save_palm_model
 
@@ -178,24 +180,41 @@ def test_thresholds_that_lose_elsewhere_are_not_taken(
         assert bool(tuned.threshold) is taken
 
 
-def test_only_what_a_model_has_not_seen_judges_it(tmp_path: Path) -> None:
-    bundle = load(save_palm_model(tmp_path / "palm.pt"))
-    several = [Recording(n, Path("x"), n, [], []) for n in ("1", "2", "anna.01", "anna.02")]
+def test_recordings_that_a_model_was_trained_on_do_not_judge_it(tmp_path: Path) -> None:
+    several = [swipes(hz) for hz in (100.0, 60.0, 50.0)]
+    of = [sequences_of(r)[0] for r in several]
+    for k, sequence in enumerate(of):
+        sequence.name = str(k)
+    held = {"seen": seen(of, held_out={"1"})}
+    assert unseen(held, several) == [several[1]]
+    assert unseen({}, several) == several  # a file that does not say
+    with pytest.raises(DatasetError, match="trained on all"):
+        unseen({"seen": seen(of)}, several)
 
-    def kept(training: dict, dataset: str) -> list[str]:
-        bundle.metadata.training = training
-        return [r.name for r in choose_recordings(bundle, several, dataset, "train")[0]]
+    # The same hand in another format, under another name, as a left hand.
+    file = tmp_path / "renamed.mcap"
+    with Writer(file) as writer:
+        for f in several[0].frames:
+            writer.write(topics.of(f), encode(f), f.time_ns, f.time_ns, f.seq)
+    again = list(open_recordings([file]))
+    with pytest.raises(DatasetError, match="trained on all"):
+        unseen(held, again)
+    left = replace(of[0], joints=mirrored(of[0].joints), side="left")
+    assert seen([left]) == seen([of[0]])
 
-    held = {"data": "shrec21, 9 sequences", "held_out": ["2"], "trained_on": "all but the held-out"}
-    assert kept(held, "shrec21") == ["2"]
-    assert len(kept(held, "shrec22")) == 4
+
+def test_spliced_streams_of_people_trained_on_do_not_judge() -> None:
+    several = [Recording(n, Path("x"), n, [], []) for n in ("anna.01", "anna.02", "bert.01")]
+
+    def kept(training: dict, split: str = "train", dataset: str = "recordings") -> list[str]:
+        return [r.name for r in unseen(training, several, dataset, split)]
+
     both = {"data": "recordings+shrec21, 9", "held_out": ["recordings:anna.07", "shrec21:1"]}
-    assert kept(both, "recordings") == ["anna.01", "anna.02"]
-    assert kept(both, "shrec21") == ["1"]
-    with pytest.raises(click.ClickException, match="trained on all"):
-        kept({**held, "trained_on": "all sequences at the end"}, "shrec21")
-    with pytest.raises(click.ClickException, match="none of these"):
-        kept({**held, "held_out": ["77"]}, "shrec21")
+    assert kept(both) == ["anna.01", "anna.02"]
+    assert len(kept(both, "test")) == 3
+    assert len(kept(both, dataset="shrec17")) == 3
+    with pytest.raises(DatasetError, match="trained on all"):
+        kept({**both, "trained_on": "all sequences at the end"})
 
 
 def test_the_commands_on_recordings_of_ones_own(tmp_path: Path) -> None:

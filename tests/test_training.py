@@ -17,12 +17,14 @@ from hypothesis import strategies as st
 
 from hgr_stream.cli.train_online import train
 from hgr_stream.datasets.base import HandSequence, Segment
+from hgr_stream.datasets.convert import open_recordings
 from hgr_stream.recognition import bundle
 from hgr_stream.recognition.engine import Engine
 from hgr_stream.recognition.options import DecoderOptions
 from hgr_stream.skeleton import bone_lengths, mirrored, with_palm
 from hgr_stream.training import augment
 from hgr_stream.training.metrics import Span, matches, pair, score
+from hgr_stream.training.seen import unseen
 from hgr_stream.training.streams import (
     IGNORE,
     ChunkRule,
@@ -256,6 +258,9 @@ def test_the_command_trains_a_model_that_the_engine_runs(trained):
     assert metadata.training["steps"]["network"] > 0
     assert len(metadata.training["held_out"]) == 2
     assert metadata.training["data"] == "shrec21, 8 sequences"
+    # In the pipeline's form too, only those that it was not trained on may judge it.
+    judges = unseen(metadata.training, list(open_recordings([out.parent / "data"], "shrec21")))
+    assert {r.name for r in judges} == set(metadata.training["held_out"])
     assert metadata.scores == told["scores"]
     assert {"held_out", "proxy", "shrec21"} <= set(metadata.scores)
     assert metadata.decoder.per_class["LEFT"].min_duration_s > 0

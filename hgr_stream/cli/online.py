@@ -23,48 +23,16 @@ RULES = {
     "shrec17": "shrec21",
     "recordings": "shrec21",
 }
-SPLICED = ("shrec17", "recordings")
-
-
-def choose(
-    bundle: Bundle, recordings: Sequence[Recording], dataset: str, split: str
-) -> tuple[list[Recording], str]:
-    """The recordings that a model may be judged on, and a word on them.
-
-    On the training part of the data set that it was trained on, only what it held out; raises
-    ClickException when it has seen everything."""
-    training = bundle.metadata.training
-    seen = str(training.get("data", "")).split(",")[0].strip().lower().split("+")
-    if split != "train" or dataset not in seen:
-        return list(recordings), f"{len(recordings)} recordings"
-    if str(training.get("trained_on", "")).startswith("all sequences"):
-        raise click.ClickException(
-            f"{bundle.metadata.name} was trained on all of {dataset}'s training part: its figures "
-            "there say nothing. Use --split test, another data set, or train without --all"
-        )
-    names = (str(name).rpartition(":") for name in training.get("held_out", []))
-    held = {name for source, _, name in names if source in ("", dataset)}
-
-    def who(name: str) -> str:
-        return name.rpartition(".")[0] if dataset in SPLICED else name
-
-    held = {who(name) for name in held}
-    kept = [r for r in recordings if who(r.name) in held]
-    if not kept:
-        raise click.ClickException(
-            f"none of these recordings was held out when {bundle.metadata.name} was trained"
-        )
-    return kept, f"{len(kept)} recordings held out of its training"
 
 
 def open_all(
     root: Path, dataset: str | None, split: str, truth: Path | None, silent: bool
 ) -> list[Recording]:
     """The recordings to judge a model on, with what is performed; raises DatasetError."""
-    from ..training.material import part_of, spliced_recordings
+    from ..training.material import ISOLATED, part_of, spliced_recordings
     from ..training.truth import complete, give_truth
 
-    if dataset in SPLICED:
+    if dataset in ISOLATED:
         return spliced_recordings(dataset, root, split)
     format_: Format | None = dataset  # type: ignore[assignment]
     recordings = list(open_recordings([part_of(root, split) if dataset else root], format_))
@@ -108,7 +76,7 @@ size=FACTOR noise=MM; see hgr_stream/training/perturb.py.
     type=click.Choice(("train", "test")),
     default="test",
     show_default=True,
-    help="Which part ROOT is; of the training part only what was held out is judged.",
+    help="Which part of the data set.",
 )
 @click.option("--model", default="leap", show_default=True, help="A shipped name or a file.")
 @click.option(
@@ -147,8 +115,8 @@ def evaluate_online_command(
 ) -> None:
     """A model on continuous recordings, by the benchmarks' rules and by what a user feels.
 
-    Both grades of events: confirmed at the gesture's end, and early. A model that was trained on
-    all of what it would be judged on is refused.
+    Both grades of events: confirmed at the gesture's end, and early. Recordings that the model was
+    trained on are left out, whatever their files are called; trained on all of them, it is refused.
     """
     from rich.console import Console
 
@@ -156,6 +124,7 @@ def evaluate_online_command(
     from ..training.online_evaluate import evaluate
     from ..training.online_evaluate import timeline as draw
     from ..training.perturb import parse, perturbed
+    from ..training.seen import unseen
 
     try:
         changes = [parse(text) for text in perturb]
@@ -163,7 +132,11 @@ def evaluate_online_command(
         console = Console(stderr=True)
         with console.status("reading") as status:
             recordings = open_all(root, dataset, split, truth, silent)
-            recordings, said = choose(bundle, recordings, dataset or "", split)
+            given = len(recordings)
+            recordings = unseen(bundle.metadata.training, recordings, dataset or "", split)
+            said = f"{len(recordings)} recordings"
+            if len(recordings) < given:
+                said += f", held out of its training ({given - len(recordings)} others were not)"
             if changes:
                 recordings = perturbed(recordings, changes)
                 said += f", {' '.join(map(str, changes))}"
@@ -322,6 +295,7 @@ def tune(
     from rich.console import Console
 
     from ..recognition.bundle import ModelError, load
+    from ..training.seen import unseen
     from ..training.thresholds import tune as find
 
     if goal == "quiet" and false_per_hour is None:
@@ -334,6 +308,7 @@ def tune(
                 f"{file}: no gesture that {bundle.metadata.name} knows is said to be performed; "
                 "give a TRUTH file"
             )
+        recordings = unseen(bundle.metadata.training, recordings)
         with Console(stderr=True).status("running the recordings") as status:
             tuned = find(
                 bundle, recordings, false_per_hour, for_f1=goal == "f1", watch=status.update

@@ -25,6 +25,7 @@ from ..recognition import bundle, causal, segments
 from ..recognition.options import FORMAT, DecoderOptions, Metadata, mirror_pairs
 from .metrics import Report, Rule
 from .online import Progress, Schedule, train_dater, train_network, train_verifier
+from .seen import seen
 from .streams import ChunkRule, Stream, labels_of, split, to_streams
 from .validate import Grade, calibrate, duration_bounds, evaluate, proxy, scored, tune, tune_early
 
@@ -166,6 +167,7 @@ def train_online(
             **(provenance or {}),
             "seed": recipe.seed,
             "held_out": sorted((s.name for s in outside), key=_natural),
+            "seen": seen(sequences, () if recipe.everything else {s.name for s in outside}),
             "trained_on": "all sequences at the end"
             if recipe.everything
             else "all but the held-out",

@@ -92,11 +92,15 @@ def load_streams(root: Path) -> list[HandSequence]:
                 f"{recording.file}: says nothing of what is performed; put a "
                 f"{recording.name}.csv of label,start_s,end_s beside it"
             )
-        out += _sequences(recording)
+        found = sequences_of(recording)
+        if not found:
+            raise DatasetError(f"{recording.file}: no hand in it")
+        out += found
     return out
 
 
-def _sequences(recording: Recording) -> list[HandSequence]:
+def sequences_of(recording: Recording) -> list[HandSequence]:
+    """The hand seen most, cut where it was lost; none where no hand was."""
     hands: dict[tuple[str, Side], list[tuple[int, Float32]]] = {}
     for frame in recording.frames:
         for hand in {h.side: h for h in reversed(frame.hands)}.values():
@@ -104,7 +108,7 @@ def _sequences(recording: Recording) -> list[HandSequence]:
             if not seen or frame.time_ns > seen[-1][0]:
                 seen.append((frame.time_ns, hand.array()))
     if not hands:
-        raise DatasetError(f"{recording.file}: no hand in it")
+        return []
     (_, side), seen = max(hands.items(), key=lambda item: len(item[1]))
     time_ns = np.array([t for t, _ in seen], dtype=np.int64)
     joints = np.stack([j for _, j in seen]).astype(np.float32)
