@@ -53,6 +53,18 @@ def test_doctor_finds_this_installation_well() -> None:
     assert all(f["ok"] or f["cure"] for f in findings.values())
 
 
+def test_a_model_tells_of_itself() -> None:
+    told = hgr("model", "show", "leap").stdout
+    for fact in ("17 gestures", "KNOB", "hgr train --online", "LEFT is RIGHT", "held_out_early"):
+        assert fact in told
+    assert "93.2 %" in hgr("model", "show", "shrec17-28").stdout
+    whole = json.loads(hgr("model", "show", "leap", "--json").stdout)
+    assert f"{whole['scores']['proxy']['f1']:.3f}" in told
+    names = [json.loads(row) for row in hgr("model", "list", "--json").stdout.splitlines()]
+    assert whole["labels"] == next(m["labels"] for m in names if m["name"] == "leap")
+    assert "hololens" in hgr("model", "list").stdout
+
+
 def test_devices_lists_every_driver() -> None:
     done = hgr("devices", "--json")
     rows = {row["driver"]: row for row in map(json.loads, done.stdout.splitlines())}
@@ -72,6 +84,7 @@ def test_devices_lists_every_driver() -> None:
         (("replay", "/none.mcap"), 1, ""),
         (("model", "show", "/none.pt"), 1, "no such model file"),
         (("model", "use", "leap", "--name", "nobody"), 1, "no daemon runs"),
+        (("model", "use", "/none.pt"), 1, "no such model file"),
         (("process", "/none.mcap"), 1, "/none.mcap"),
         (("train", "--online", "--dataset", "shrec21", "--root", "/tmp", "-o", "x.pt"), 1, "/tmp"),
     ],

@@ -19,7 +19,7 @@ COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
     "run": ("daemon", "Run the daemon for the devices in a config file.", "Daemon"),
     "status": ("daemon", "What the running daemon's processes do and count.", "Daemon"),
     "stop": ("daemon", "Stop the running daemon.", "Daemon"),
-    "model": ("daemon", "Show models, or give the running daemon another one.", "Daemon"),
+    "model": ("model", "Show models, or give the running daemon another one.", "Daemon"),
     "demo": ("demo", "The whole pipeline on the synthetic hand, live in the terminal.", "Daemon"),
     "listen": ("stream", "Gesture events as they come.", "Stream"),
     "echo": ("stream", "Print the messages of a topic.", "Stream"),

@@ -1,4 +1,4 @@
-"""``hgr run``, ``status``, ``stop``, ``model``: the daemon and what is asked of it."""
+"""``hgr run``, ``status``, ``stop``: the daemon and what is asked of it."""
 
 from __future__ import annotations
 
@@ -14,8 +14,6 @@ from ..client import ClientError, request, request_endpoint
 from ..config import Config, default_endpoint, default_run_dir, load
 from ..messages import Status, decode
 from ..stream.bus import DaemonInfo, read_daemon_file
-
-MODEL_TIMEOUT_S = 60.0
 
 
 def find_daemon(name: str) -> DaemonInfo:
@@ -157,49 +155,3 @@ def stop(name: str) -> None:
             return
         time.sleep(0.05)
     raise click.ClickException(f"the daemon (process {daemon.pid}) is still stopping")
-
-
-@click.group("model")
-def model_command() -> None:
-    """Show models, or give the running daemon another one."""
-
-
-@model_command.command(
-    "use", epilog="\b\nExamples:\n  hgr model use my-model.pt\n  hgr model use leap\n"
-)
-@click.argument("model")
-@name_option
-def model_use(model: str, name: str) -> None:
-    """Swap the running daemon's model, without a restart.
-
-    MODEL is a file or a shipped model's name. One that does not fit the running stream is
-    refused, and the old one runs on.
-    """
-    from ..recognition.bundle import ModelError, read_metadata, resolve
-
-    try:
-        path = resolve(model).resolve()
-        read_metadata(path)
-    except ModelError as error:
-        raise click.ClickException(str(error)) from None
-    click.echo(control(name, {"op": "model", "model": str(path)}, MODEL_TIMEOUT_S))
-
-
-@model_command.command("show", epilog="\b\nExamples:\n  hgr model show leap\n")
-@click.argument("model")
-@click.option("--json", "as_json", is_flag=True)
-def model_show(model: str, as_json: bool) -> None:
-    """What a model file says of itself: gestures, rate, training, scores."""
-    from ..recognition.bundle import ModelError, read_metadata, resolve
-
-    try:
-        metadata = read_metadata(resolve(model))
-    except ModelError as error:
-        raise click.ClickException(str(error)) from None
-    fields = msgspec.to_builtins(metadata)
-    if as_json:
-        click.echo(json.dumps(fields))
-        return
-    for key, value in fields.items():
-        text = ", ".join(map(str, value)) if isinstance(value, list) else value
-        click.echo(f"{key:12} {text}")
