@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import ctypes.util
 import logging
 from collections import deque
 from collections.abc import Callable
@@ -19,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..base import DeviceError
+from .library import Signatures, load, sign
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ _FrameCallback = ctypes.CFUNCTYPE(None, c_void_p, c_void_p, c_uint32)
 _LogCallback = ctypes.CFUNCTYPE(None, c_void_p, c_int, c_char_p)
 
 #: Name -> (result, arguments). All are in 0.5.0 and later; a stand-in may lack the optional ones.
-_FUNCTIONS: Final[dict[str, tuple[Any, list[Any]]]] = {
+_FUNCTIONS: Final[Signatures] = {
     "init": (c_int, [POINTER(c_void_p), c_void_p]),
     "shutdown": (c_int, [c_void_p]),
     "set_log_level": (None, [c_void_p, c_int]),
@@ -93,7 +93,7 @@ _FUNCTIONS: Final[dict[str, tuple[Any, list[Any]]]] = {
     "stop_depth": (c_int, [c_void_p]),
     "process_events_timeout": (c_int, [c_void_p, POINTER(_TimeVal)]),
 }
-_OPTIONAL: Final[dict[str, tuple[Any, list[Any]]]] = {
+_OPTIONAL: Final[Signatures] = {
     "list_device_attributes": (c_int, [c_void_p, POINTER(POINTER(_Attributes))]),
     "free_device_attributes": (None, [POINTER(_Attributes)]),
 }
@@ -244,23 +244,14 @@ def _giving(
 
 
 def _load(path: str) -> ctypes.CDLL:
-    names = [path] if path else [*_NAMES, ctypes.util.find_library("freenect") or ""]
-    library = None
-    for name in filter(None, names):
-        with contextlib.suppress(OSError):
-            library = ctypes.CDLL(name)
-            break
+    library = load([path] if path else _NAMES, "" if path else "freenect")
     if library is None:
         what = f"cannot load {path}" if path else "the Kinect needs the library libfreenect"
         raise DeviceError(what, INSTALL, fatal=True)
     try:
-        for name, (result, arguments) in _FUNCTIONS.items():
-            function = getattr(library, f"freenect_{name}")
-            function.restype, function.argtypes = result, arguments
+        sign(library, "freenect", _FUNCTIONS)
     except AttributeError as error:
         raise DeviceError(f"this libfreenect is too old: {error}", INSTALL, fatal=True) from None
-    for name, (result, arguments) in _OPTIONAL.items():
-        with contextlib.suppress(AttributeError):
-            function = getattr(library, f"freenect_{name}")
-            function.restype, function.argtypes = result, arguments
+    with contextlib.suppress(AttributeError):
+        sign(library, "freenect", _OPTIONAL)
     return library

@@ -6,13 +6,9 @@ names and numbers: ``k4a.h`` and ``k4atypes.h`` of github.com/microsoft/Azure-Ki
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
-import ctypes.util
-import os
 import sys
 from ctypes import POINTER, byref, c_bool, c_char_p, c_int, c_int32, c_size_t, c_uint32, c_void_p
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -29,6 +25,8 @@ from hgr_stream.datasets.azure_mkv import RgbdFrame
 from hgr_stream.datasets.base import DatasetError
 
 from ..base import DeviceError
+from .library import Signatures, sign
+from .library import load as load_library
 
 INSTALL: Final = (
     "install Microsoft's Azure Kinect Sensor SDK 1.4 (Debian, Ubuntu: libk4a1.4 from "
@@ -70,7 +68,7 @@ class _Configuration(ctypes.Structure):
     ]
 
 
-_FUNCTIONS: Final[dict[str, tuple[Any, list[Any]]]] = {
+_FUNCTIONS: Final[Signatures] = {
     "device_get_installed_count": (c_uint32, []),
     "device_open": (c_int, [c_uint32, POINTER(c_void_p)]),
     "device_close": (None, [c_void_p]),
@@ -225,21 +223,13 @@ def installed(library: str = "") -> int:
 
 def load(path: str) -> ctypes.CDLL:
     """The SDK's library, at a path or where the system has it. Raises DeviceError."""
-    names = [path] if path else [*_NAMES.get(sys.platform, ()), ctypes.util.find_library("k4a")]
-    library = None
-    for name in filter(None, names):
-        with contextlib.suppress(OSError):
-            if sys.platform == "win32" and Path(name).is_absolute():
-                os.add_dll_directory(str(Path(name).parent))  # its depth engine lies beside it
-            library = ctypes.CDLL(name)
-            break
+    names = [path] if path else _NAMES.get(sys.platform, ())
+    library = load_library(names, "" if path else "k4a")
     if library is None:
         what = f"cannot load {path}" if path else "a live Azure Kinect needs its SDK, libk4a"
         raise DeviceError(what, INSTALL, fatal=True)
     try:
-        for name, (result, arguments) in _FUNCTIONS.items():
-            function = getattr(library, f"k4a_{name}")
-            function.restype, function.argtypes = result, arguments
+        sign(library, "k4a", _FUNCTIONS)
     except AttributeError as error:
         raise DeviceError(f"this is no libk4a of version 1: {error}", INSTALL, fatal=True) from None
     return library
