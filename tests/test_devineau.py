@@ -53,6 +53,17 @@ def test_equals_the_released_loop(net: Devineau, released: ReleasedNet) -> None:
     assert gap(FastDevineau(net)(x[:1]), released(x[:1])) < 1e-5
 
 
+@torch.inference_mode()
+def test_what_is_zero_is_passed_over_and_what_is_no_number_is_not() -> None:
+    net = Devineau(seed=0).eval()
+    for conv in (*net.high, *net.low):
+        conv.bias.fill_(-1.0)
+    fast, still = FastDevineau(net), torch.zeros(1, 100, 66)
+    assert gap(fast(still), net(still)) < 1e-5  # no input of the linear layer is left
+    still[0, 50, 3] = torch.nan
+    assert fast(still).isnan().all()
+
+
 def test_has_the_released_size(net: Devineau) -> None:
     assert sum(p.numel() for p in net.parameters()) == 13_867_934
 
