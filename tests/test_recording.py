@@ -28,7 +28,8 @@ from hgr_stream.messages import (
     encode,
     joint_bytes,
 )
-from hgr_stream.recording import Reader, RecordingError, Writer, info, recover
+from hgr_stream.recording import Reader, RecordingError, Writer, recover
+from hgr_stream.recording_info import info
 from hgr_stream.stream import topics
 
 MS = 1_000_000

@@ -18,7 +18,8 @@ import msgspec
 
 from ..config import default_run_dir
 from ..datasets.convert import SOURCES
-from ..recording import DeviceInfo, Info, RecordingError, Writer
+from ..recording import RecordingError, Writer
+from ..recording_info import DeviceInfo, Info
 from .daemon import connect_option, name_option
 
 if TYPE_CHECKING:
@@ -263,7 +264,7 @@ def info(file: Path, as_json: bool, fps: float | None) -> None:
 def _infos(path: Path, fps: float | None) -> Iterator[Info]:
     """Of a foreign file, what its import would hold."""
     from ..datasets.convert import guess_format, import_file
-    from ..recording import info as read_info
+    from ..recording_info import info as read_info
 
     if path.is_file():
         with path.open("rb") as file:

@@ -9,7 +9,8 @@ import atheris
 
 with atheris.instrument_imports(include=["hgr_stream", "mcap"]):
     from hgr_stream.messages import Frame, encode
-    from hgr_stream.recording import Reader, RecordingError, Writer, info
+    from hgr_stream.recording import Reader, RecordingError, Writer
+    from hgr_stream.recording_info import info
 
 FOLDER = Path(tempfile.mkdtemp(prefix="fuzz-mcap-"))
 
