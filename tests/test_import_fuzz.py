@@ -23,9 +23,11 @@ from hypothesis import strategies as st
 from hgr_stream.datasets.arrays import load_array
 from hgr_stream.datasets.base import DatasetError
 from hgr_stream.datasets.convert import FORMATS, Format, guess_format, open_recordings
+from hgr_stream.datasets.files import Faults
 from hgr_stream.messages import Frame, Hand, encode, joint_bytes
 from hgr_stream.messages import decode as decode_message
-from hgr_stream.recording import _CHUNK_HEAD, Reader, RecordingError, Writer, info, recover
+from hgr_stream.recording import _CHUNK_HEAD, Reader, RecordingError, Writer, recover
+from hgr_stream.recording_info import info
 from tests import foreign_files as foreign
 from tests.hands import MS, hand_joints
 from tests.leap_frames import texts
@@ -144,6 +146,15 @@ FUZZ = settings(
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
+
+
+def test_a_note_quotes_no_more_of_a_file_than_a_line() -> None:
+    faults = Faults()
+    faults.add("frames unreadable", "[" * 5000)
+    faults.add("frames unreadable", "short")
+    (note,) = faults.notes()
+    assert note.startswith("2 frames unreadable; first: [[[")
+    assert len(note) < 300
 
 
 @pytest.mark.parametrize("name", FILES)

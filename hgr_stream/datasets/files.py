@@ -195,6 +195,10 @@ def _is_object(line: bytes) -> bool:
     return True
 
 
+#: Of a fault's detail, in characters.
+MAX_DETAIL: Final = 200
+
+
 class Faults:
     """Counts what a file's frames had wrong, and tells it in one line a kind."""
 
@@ -203,9 +207,12 @@ class Faults:
         self._first: dict[str, str] = {}
 
     def add(self, kind: str, detail: str = "", n: int = 1) -> None:
-        """``kind``: what follows the count ("frames unreadable"); ``detail``: of the first."""
+        """``kind``: what follows the count ("frames unreadable"); ``detail``: of the first, of
+        which a line is kept: it may quote the file."""
         self._counts[kind] += n
-        self._first.setdefault(kind, detail)
+        self._first.setdefault(
+            kind, detail if len(detail) <= MAX_DETAIL else detail[:MAX_DETAIL] + "..."
+        )
 
     def counts(self) -> dict[str, int]:
         """How often each kind was seen."""
