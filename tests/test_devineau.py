@@ -14,7 +14,7 @@ from scipy import ndimage
 from hgr_stream.recognition import bundle
 from hgr_stream.recognition.bundle import ModelError
 from hgr_stream.recognition.devineau import (
-    ORIGINAL,
+    DROPOUT,
     Devineau,
     FastDevineau,
     export_devineau,
@@ -130,7 +130,7 @@ def test_initialisation_is_the_releases_and_follows_the_seed() -> None:
 def test_trains_with_dropout_and_a_gradient_everywhere() -> None:
     net = Devineau(24, 4, 3, seed=0).train()
     x = noise(16, 24, 4)
-    assert net.dropout.p == ORIGINAL.dropout
+    assert net.dropout.p == DROPOUT
     assert not torch.equal(net(x), net(x))
     net(x).square().mean().backward()
     assert all(p.grad is not None and bool(p.grad.abs().sum() > 0) for p in net.parameters())

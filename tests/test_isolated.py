@@ -490,7 +490,7 @@ def test_other_sets_are_learnt_beside(gestures: Gestures, tmp_path: Path) -> Non
         )
     with pytest.raises(DatasetError, match="beside is 0"):
         isolated.train_isolated(gestures, scaled(QUICK, beside=0), tmp_path / "b", also=[others])
-    reference = scaled(isolated.reference(False), beside=4)
+    reference = scaled(isolated.MODERN, beside=4)
     with pytest.raises(DatasetError, match="devineau: data sets are joined by the flagship"):
         isolated.train_isolated(gestures, reference, tmp_path / "b", also=[others])
 
@@ -526,9 +526,9 @@ def test_minutes_shorten_the_schedule(gestures: Gestures, tmp_path: Path) -> Non
     assert 1 <= run.epochs < 100
 
 
-@pytest.mark.parametrize("original", [True, False])
-def test_reference_network(gestures: Gestures, tmp_path: Path, original: bool) -> None:
-    recipe = scaled(isolated.reference(original), epochs=3, batch=12)
+@pytest.mark.parametrize("preset", [isolated.ORIGINAL, isolated.MODERN])
+def test_reference_network(gestures: Gestures, tmp_path: Path, preset: isolated.Recipe) -> None:
+    recipe = scaled(preset, epochs=3, batch=12)
     run = isolated.train_isolated(gestures, recipe, tmp_path / "r", held_out=["1"], device="cpu")
     assert run.figures["accuracy/validation"] > 0.5
     isolated.export_run(run.folder, tmp_path / "devineau.pt")
@@ -544,7 +544,7 @@ def test_any_channels_for_the_reference_network(gestures: Gestures, tmp_path: Pa
     flat = gestures.take(range(len(gestures)))
     flat.sequences = [s[:, [0, 1, 3, 4, 30, 31]] for s in gestures.sequences]
     flat.canonical = False
-    recipe = scaled(isolated.reference(False), epochs=1, batch=24)
+    recipe = scaled(isolated.MODERN, epochs=1, batch=24)
     run = isolated.train_isolated(flat, recipe, tmp_path / "r", device="cpu")
     assert run.epochs == 1
     with pytest.raises(DatasetError, match="use the model devineau"):

@@ -81,11 +81,12 @@ def chosen_recipe(
     backwards: bool | None,
 ) -> Recipe:
     """The preset with what the options change."""
-    from ..training.isolated import FLAGSHIP, reference, scaled
+    from ..training.isolated import FLAGSHIP, MODERN, ORIGINAL, scaled
 
     if model == "flagship" and recipe == "original":
         raise click.UsageError("--recipe original is the reference network's: add --model devineau")
-    base = FLAGSHIP if model == "flagship" else reference(recipe == "original")
+    reference = ORIGINAL if recipe == "original" else MODERN
+    base = FLAGSHIP if model == "flagship" else reference
     if width and width % 4:
         raise click.UsageError(f"--width {width} is not divisible by 4")
     return scaled(

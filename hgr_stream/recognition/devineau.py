@@ -1,9 +1,9 @@
 """The reference network: Devineau, Moutarde, Xi, Yang, "Deep Learning for Hand Gesture Recognition
 on Skeletal Data", FG 2018, as its authors released it, and the form in which it runs here.
 
-In the order of use: ``ORIGINAL`` and ``MODERN`` (how it is trained), ``resample_zoom`` (a gesture
-to 100 frames), ``Devineau`` (the network that is trained; reads and writes the released state
-dict) and ``FastDevineau`` (the same function for inference, what ``export_devineau`` writes).
+In the order of use: ``resample_zoom`` (a gesture to 100 frames), ``Devineau`` (the network that is
+trained, see ``training.isolated_recipe``; reads and writes the released state dict) and
+``FastDevineau`` (the same function for inference, what ``export_devineau`` writes).
 
 Each channel (a joint's x, y or z) has its own two convolutional branches over time, *high* with 7
 taps and *low* with 3, each three times convolution, ReLU and pooling by two, and a *residual* that
@@ -16,9 +16,8 @@ import itertools
 import math
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal, Self
+from typing import Any, Final, Self
 
 import numpy as np
 import torch
@@ -31,65 +30,13 @@ from .bundle import ModelError, save
 from .options import Metadata
 
 DURATION: Final = 100
+DROPOUT: Final = 0.2
 CHANNELS: Final = 3 * N_JOINTS
 HIDDEN: Final = 1936
 WIDTHS: Final = (1, 8, 4, 4)  # feature maps of a branch before and after each convolution
 TAPS: Final = {"high": 7, "low": 3}
 N_MAPS: Final = 2 * WIDTHS[-1] + 1  # of a channel: both branches and the residual
 _RELEASED_LAYERS: Final = (0, 3, 6)  # the convolutions' places in the release's nn.Sequential
-
-
-# -- how it is trained -----------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How to train ``Devineau``; times are in epochs, lengths in metres, angles in degrees."""
-
-    optimiser: Literal["adam", "adamw"] = "adam"
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.0
-    schedule: Literal["constant", "cosine"] = "constant"
-    warmup_epochs: float = 0.0
-    epochs: int = 25
-    batch: int = 32
-    dropout: float = 0.2
-    label_smoothing: float = 0.0
-    clip_norm: float | None = None
-    ema: float | None = None  #: decay of the weights' average a step; None: none is kept
-    resampling: Literal["cubic-zoom", "linear"] = "cubic-zoom"
-    duration: int = DURATION
-    augment: bool = False
-    rotation_deg: float = 0.0
-    scale: float = 0.0  #: standard deviation of the hand's size, of 1
-    bones: float = 0.0  #: standard deviation of a finger's length, of 1
-    crop: float = 0.0  #: largest part cut off at either end
-    time_warp: float = 0.0
-    noise_m: float = 0.0
-
-
-#: The released notebook's: nothing normalised, nothing augmented.
-ORIGINAL: Final = Recipe()
-#: The same network as one would train it now.
-MODERN: Final = Recipe(
-    optimiser="adamw",
-    learning_rate=1e-3,
-    weight_decay=0.02,
-    schedule="cosine",
-    warmup_epochs=3,
-    epochs=60,
-    batch=64,
-    label_smoothing=0.1,
-    clip_norm=2.0,
-    ema=0.99,
-    augment=True,
-    rotation_deg=6.0,
-    scale=0.06,
-    bones=0.05,
-    crop=0.05,
-    time_warp=0.1,
-    noise_m=0.0015,
-)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -138,7 +85,7 @@ class Devineau(nn.Module):
         channels: int = CHANNELS,
         classes: int = 14,
         *,
-        dropout: float = ORIGINAL.dropout,
+        dropout: float = DROPOUT,
         seed: int | None = None,
     ) -> None:
         super().__init__()

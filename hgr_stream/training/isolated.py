@@ -32,12 +32,13 @@ from .beside import Beside, backwards, moved_to
 from .distort import Distortion, Packed, another_hand, draw
 from .isolated_recipe import (
     FLAGSHIP,
+    MODERN,
+    ORIGINAL,
     Net,
     Recipe,
     TrainingError,
     build,
     log_scores,
-    reference,
     scaled,
 )
 from .runs import (
@@ -58,6 +59,8 @@ from .runs import (
 
 __all__ = [
     "FLAGSHIP",
+    "MODERN",
+    "ORIGINAL",
     "Outcome",
     "Recipe",
     "TrainingError",
@@ -68,7 +71,6 @@ __all__ = [
     "pick_device",
     "predict",
     "read_run",
-    "reference",
     "runs_in",
     "scaled",
     "spread",

@@ -6,7 +6,6 @@ gestures into what is classified, ``classify`` gives logits of every branch and 
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal
 
@@ -55,42 +54,24 @@ class Recipe:
 
 
 FLAGSHIP: Final = Recipe()
-
-
-def reference(original: bool) -> Recipe:
-    """The reference network's recipe: as released, or a modern one."""
-    theirs = devineau.ORIGINAL if original else devineau.MODERN
-    distortion = Distortion(
-        crop=theirs.crop,
-        slowest=1.0,
-        longest=1.0,
-        local_speed=theirs.time_warp,
-        bone=theirs.bones,
-        size=theirs.scale,
-        travel=1.0,
-        drift_m=0.0,
-        turn_rad=math.radians(theirs.rotation_deg),
-        wobble_m=0.0,
-        noise_m=2 * theirs.noise_m,
-        shift_m=0.0,
-        faults=0.0,
-    )
-    return Recipe(
-        model="devineau",
-        epochs=theirs.epochs,
-        batch=theirs.batch,
-        rate=theirs.learning_rate,
-        schedule=theirs.schedule,
-        warmup=theirs.warmup_epochs / theirs.epochs,
-        decay=theirs.weight_decay,
-        clip=theirs.clip_norm or 0.0,
-        keep=theirs.ema or 0.0,
-        smoothing=theirs.label_smoothing,
-        mixup=0.0,
-        dropout=theirs.dropout,
-        distortion=distortion if theirs.augment else None,
-        cubic=theirs.resampling == "cubic-zoom",
-    )
+#: The reference network as its authors trained it: nothing normalised, nothing distorted.
+ORIGINAL: Final = Recipe(
+    model="devineau",
+    epochs=25,
+    batch=32,
+    rate=1e-3,
+    schedule="constant",
+    warmup=0.0,
+    decay=0.0,
+    clip=0.0,
+    keep=0.0,
+    smoothing=0.0,
+    mixup=0.0,
+    distortion=None,
+    cubic=True,
+)
+#: The same network as one would train it now.
+MODERN: Final = Recipe(model="devineau", epochs=60, rate=1e-3, decay=0.02, mixup=0.0)
 
 
 def scaled(recipe: Recipe, **changes: Any) -> Recipe:
