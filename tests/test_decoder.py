@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from itertools import pairwise
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -89,6 +90,35 @@ def test_the_label_may_change_until_it_is_told_early():
     ]  # fmt: skip
     fixed = probs((20, 0, 0.95), (10, 1, 0.95), (25, 2, 0.95), (20, 0, 0.95))
     assert {e.label for e in run(fixed, options)} == {"CIRCLE"}
+
+
+def test_a_label_is_told_early_by_probabilities_with_a_smoothing_of_their_own():
+    slow = DecoderOptions(smooth_s=0.08, begin_hold_s=0.2, early=0.9, early_hold_s=0.08)
+    rows = probs((20, 0, 0.98), (40, 1, 0.98), (30, 0, 0.98))
+    fast = msgspec.structs.replace(slow, early_smooth_s=0.0)
+    begin, early, confirmed = run(rows, fast)
+    # In the second sure tick: the hold that begins a gesture is not waited for.
+    assert early.decided_ns == begin.decided_ns == 21 * STEP_NS
+    assert early.confidence == pytest.approx(0.98, abs=0.01)
+    before, late, same = run(rows, slow)
+    assert late.decided_ns >= before.decided_ns > 24 * STEP_NS
+    assert (same.onset_ns, same.offset_ns, same.confidence) == (
+        confirmed.onset_ns, confirmed.offset_ns, confirmed.confidence
+    )  # fmt: skip
+
+
+def test_what_held_before_a_loss_does_not_count_after_it():
+    options = DecoderOptions(smooth_s=0.0, early=0.9, early_hold_s=0.2)
+    decoder = Decoder(options, LABELS, STEP_NS / 1e9, None, "t")
+    row = probs((1, 1, 0.98))
+    for k in range(4):
+        time = np.array([k * STEP_NS])
+        window = Window("d", "right", "right", "t", k, k * STEP_NS, STEP_NS, 1, b"")
+        decoder.push(Scores(window, time, row, np.zeros((1, 2), np.float32), row[:, :0]))
+    decoder.finish(4 * STEP_NS, "lost")
+    time = np.array([5 * STEP_NS])
+    window = Window("d", "right", "right", "t", 5, 5 * STEP_NS, STEP_NS, 1, b"")
+    assert decoder.push(Scores(window, time, row, np.zeros((1, 2), np.float32), row[:, :0])) == []
 
 
 def test_early_can_be_switched_off():
@@ -246,6 +276,7 @@ part = st.tuples(st.integers(1, 30), st.integers(0, 3), st.floats(0.3, 0.99))
         early=st.floats(0.1, 0.95),
         smooth_s=st.floats(0, 0.3),
         begin_hold_s=st.floats(0, 0.3),
+        early_smooth_s=st.none() | st.floats(0, 0.3),
         end_hold_s=st.floats(0, 0.4),
         refractory_s=st.floats(0, 1.0),
         max_duration_s=st.floats(0.2, 3.0),

@@ -1,10 +1,12 @@
 """Scores in, gesture events out: the rules by which probabilities become begin and end.
 
 1. Probabilities are smoothed (``smooth_s``).
-2. A gesture *begins* when one class holds ``begin`` for ``begin_hold_s``, and not within
-   ``refractory_s`` of the one before.
+2. A gesture *begins* when one class holds ``begin`` for ``begin_hold_s``, or is sure enough to be
+   told early (4), and not within ``refractory_s`` of the one before.
 3. While it lasts its label is the class with the most evidence so far; a change is an *update*.
-4. When the label holds ``early`` for ``early_hold_s`` it is told *early*, and is then fixed.
+4. When the label holds ``early`` for ``early_hold_s`` it is told *early*, and is then fixed. These
+   probabilities have a smoothing of their own (``early_smooth_s``): a high threshold needs less of
+   it than a low one, and less of it is less delay.
 5. It ends when all gestures together stay below ``end`` for ``end_hold_s``, or at
    ``max_duration_s`` (after which there must be quiet before the next).
 6. Both ends are then dated: by the network's own boundary peaks where it gives any, which come
@@ -63,7 +65,6 @@ class _Open:
     evidence: NDArray[np.float64]
     peak: NDArray[np.float64]  #: each class's highest smoothed probability
     early: bool = False
-    early_run: int = 0
     quiet_run: int = 0
     quiet_since_ns: int = 0
 
@@ -86,6 +87,7 @@ class _Limits:
     wait_ns: int  #: after a fall, until the network can have told of the end
     early_ticks: int
     gain: float
+    early_gain: float
 
     @classmethod
     def of(cls, options: DecoderOptions, labels: Sequence[str], tick_s: float) -> _Limits:
@@ -94,6 +96,9 @@ class _Limits:
 
         def ticks(seconds: float) -> int:
             return max(1, round(seconds / tick_s))
+
+        def gain(time_constant_s: float) -> float:
+            return 1.0 - float(np.exp(-tick_s / time_constant_s)) if time_constant_s > 0 else 1.0
 
         return cls(
             begin=each("begin"),
@@ -111,7 +116,10 @@ class _Limits:
                 max(options.boundary_delay_s - options.release_s - options.smooth_s, 0.0) * 1e9
             ),
             early_ticks=ticks(options.early_hold_s),
-            gain=1.0 - float(np.exp(-tick_s / options.smooth_s)) if options.smooth_s > 0 else 1.0,
+            gain=gain(options.smooth_s),
+            early_gain=gain(
+                options.smooth_s if options.early_smooth_s is None else options.early_smooth_s
+            ),
         )
 
 
@@ -128,6 +136,8 @@ class Decoder:
     _limits: _Limits = field(init=False)
     _ticks: list[_Tick] = field(default_factory=list)
     _smoothed: NDArray[np.float64] | None = None
+    _sharp: NDArray[np.float64] | None = None  #: smoothed for early labels
+    _sure_run: NDArray[np.int64] = field(init=False)  #: for how long each class has held ``early``
     _open: _Open | None = None
     _begin_run: int = 0
     _begin_label: int = 0
@@ -138,6 +148,7 @@ class Decoder:
 
     def __post_init__(self) -> None:
         self._limits = _Limits.of(self.options, self.labels, self.tick_s)
+        self._sure_run = np.zeros(1 + len(self.labels), np.int64)
         o = self.options
         self._keep_s = o.lookback_s + o.boundary_delay_s + 2.0
 
@@ -169,7 +180,8 @@ class Decoder:
             else:
                 self._cancel(gesture, last_ns, last_ns, reason, events)
         self._ticks.clear()
-        self._smoothed = None
+        self._smoothed = self._sharp = None
+        self._sure_run[:] = 0
         self._begin_run = 0
         return events
 
@@ -183,11 +195,9 @@ class Decoder:
     def _step(self, now_ns: int, probs: Float32, edges: Float32, events: list[Event]) -> None:
         lim = self._limits
         p = probs.astype(np.float64)
-        if self._smoothed is None:
-            self._smoothed = p
-        else:
-            self._smoothed = self._smoothed + lim.gain * (p - self._smoothed)
-        s = self._smoothed
+        self._smoothed = s = _nearer(self._smoothed, p, lim.gain)
+        self._sharp = _nearer(self._sharp, p, lim.early_gain)
+        self._sure_run = (self._sure_run + 1) * (self._sharp >= lim.early)
         gesture_p = 1.0 - float(s[0])
         self._ticks.append(_Tick(now_ns, probs, gesture_p, float(edges[0]), float(edges[1])))
         if self._open is not None:
@@ -202,7 +212,7 @@ class Decoder:
         else:
             self._begin_run = self._begin_run + 1 if best == self._begin_label else 1
             self._begin_label = best
-            if self._begin_run >= lim.begin_ticks:
+            if self._begin_run >= lim.begin_ticks or self._sure(best):
                 self._begin(best, now_ns, s, events)
         if self._open is None and len(self._ticks) * self.tick_s > 2 * self._keep_s:
             del self._ticks[: len(self._ticks) - int(self._keep_s / self.tick_s)]
@@ -216,6 +226,17 @@ class Decoder:
         self._begin_run = 0
         confidence = float(s[label])
         self._emit("begin", self._open.id, label, onset_ns, now_ns, confidence, events)
+        self._tell_early(self._open, now_ns, events)
+
+    def _sure(self, label: int) -> bool:
+        return self.options.early_on and bool(self._sure_run[label] >= self._limits.early_ticks)
+
+    def _tell_early(self, g: _Open, now_ns: int, events: list[Event]) -> None:
+        if not g.early and self._sure(g.label):
+            g.early = True
+            assert self._sharp is not None
+            confidence = float(self._sharp[g.label])
+            self._emit("early", g.id, g.label, g.onset_ns, now_ns, confidence, events)
 
     def _rise(self, label: int, now_ns: int) -> int:
         """Where the probability of a gesture rose: the beginning as far as can be told now."""
@@ -242,13 +263,9 @@ class Decoder:
         np.maximum(g.peak, s, out=g.peak)
         leader = int(g.evidence[1:].argmax()) + 1
         if not g.early and leader != g.label:
-            g.label, g.early_run = leader, 0
+            g.label = leader
             self._emit("update", g.id, leader, g.onset_ns, now_ns, float(s[leader]), events)
-        if self.options.early_on and not g.early:
-            g.early_run = g.early_run + 1 if s[g.label] >= lim.early[g.label] else 0
-            if g.early_run >= lim.early_ticks:
-                g.early = True
-                self._emit("early", g.id, g.label, g.onset_ns, now_ns, float(s[g.label]), events)
+        self._tell_early(g, now_ns, events)
         if gesture_p < lim.end[g.label]:
             if g.quiet_run == 0:
                 g.quiet_since_ns = now_ns
@@ -436,3 +453,9 @@ class Decoder:
                 frame_sent_ns=window.frame_sent_ns,
             )
         )
+
+
+def _nearer(
+    smoothed: NDArray[np.float64] | None, to: NDArray[np.float64], gain: float
+) -> NDArray[np.float64]:
+    return to if smoothed is None or gain >= 1.0 else smoothed + gain * (to - smoothed)

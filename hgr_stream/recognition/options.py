@@ -38,6 +38,8 @@ class DecoderOptions(msgspec.Struct, omit_defaults=True):
     end_hold_s: float = 0.12
     early: float = 0.8  #: the label this likely, for ``early_hold_s``, is told early and fixed
     early_hold_s: float = 0.12
+    early_smooth_s: float | None = None  #: of the probabilities that ``early`` is asked of, see
+    #: ``smooth_s``; None: the same
     early_on: bool = True
     smooth_s: float = 0.08  #: time constant of the smoothing
     min_mean: float = 0.3  #: the label's mean probability over the gesture

@@ -1,0 +1,55 @@
+"""How a streaming model's settings are chosen, on made-up scores."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from test_decoder import LABELS, probs
+
+from hgr_stream.recognition.options import DecoderOptions
+from hgr_stream.training.streams import Mark, Stream
+from hgr_stream.training.validate import (
+    EARLY_PRECISION,
+    Scored,
+    evaluate,
+    tune_early,
+)
+
+RATE = 25.0
+LEFT = 1 + LABELS.index("LEFT")
+
+
+def scored(rows: np.ndarray, *marks: tuple[int, int, int]) -> Scored:
+    """A stream of these scores; marks: class, first and last tick."""
+    n = len(rows)
+    joints = np.zeros((n, 22, 3), np.float32)
+    true = tuple(Mark(label, first / RATE, last / RATE) for label, first, last in marks)
+    stream = Stream("s", joints, np.arange(n) / RATE, true)
+    return Scored(stream, joints, np.log(rows), rows, np.zeros((n, 2), np.float32))
+
+
+def ambiguous(like_circle: float, ticks: int = 5) -> Scored:
+    """LEFT, which at first looks like CIRCLE."""
+    rows = probs((30, 0, 0.98), (ticks, 1, like_circle), (30, LEFT, 0.97), (30, 0, 0.98))
+    return scored(rows, (LEFT, 30, 59 + ticks))
+
+
+def test_early_labels_are_told_as_soon_as_they_are_right_often_enough():
+    options = DecoderOptions(smooth_s=0.08, begin_hold_s=0.08)
+    items = [ambiguous(0.85) for _ in range(3)]
+    found = tune_early(items, options, LABELS, RATE, None)
+    assert found.early > 0.85
+    early = evaluate(items, found, LABELS, RATE, None, "any", kind="early")
+    assert early.precision >= EARLY_PRECISION
+    # After the five ticks, and one for LEFT to have more evidence than CIRCLE for each of them.
+    assert early.delay == pytest.approx(10 / RATE, abs=1.5 / RATE)
+    soon = tune_early([ambiguous(0.6)], options, LABELS, RATE, None)
+    assert soon.early < 0.85, "nothing asks for more"
+
+
+def test_where_early_labels_cannot_be_right_often_enough_they_are_as_right_as_can_be():
+    always = [ambiguous(0.97, 12), scored(probs((30, 0, 0.98), (30, 1, 0.89), (30, 0, 0.98)))]
+    found = tune_early([*always, ambiguous(0.5)], DecoderOptions(), LABELS, RATE, None)
+    told = evaluate([*always, ambiguous(0.5)], found, LABELS, RATE, None, "any", kind="early")
+    assert told.precision < EARLY_PRECISION
+    assert found.early >= 0.9, "which spares the second"
