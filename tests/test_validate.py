@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from test_decoder import LABELS, probs
 
 from hgr_stream.recognition.options import DecoderOptions
@@ -11,6 +12,8 @@ from hgr_stream.training.streams import Mark, Stream
 from hgr_stream.training.validate import (
     EARLY_PRECISION,
     Scored,
+    calibrate_verifier,
+    decode,
     evaluate,
     tune_early,
 )
@@ -53,3 +56,34 @@ def test_where_early_labels_cannot_be_right_often_enough_they_are_as_right_as_ca
     told = evaluate([*always, ambiguous(0.5)], found, LABELS, RATE, None, "any", kind="early")
     assert told.precision < EARLY_PRECISION
     assert found.early >= 0.9, "which spares the second"
+
+
+class Says:
+    """A verifier of fixed logits."""
+
+    def __init__(self, *logits: float) -> None:
+        self.logits = torch.tensor([logits])
+
+    def __call__(self, segment: torch.Tensor) -> torch.Tensor:
+        return self.logits
+
+
+@pytest.mark.parametrize(("right", "sure"), [(9, 0.9), (5, 0.5)])
+def test_a_calibrated_verifier_is_as_sure_as_it_is_right(right, sure):
+    """It says LEFT of all; ``right`` of ten are."""
+    verifier = Says(-1.5, -1.5, 2.5, -1.5)
+    rows = probs((30, 0, 0.98), (30, LEFT, 0.97), (30, 0, 0.98))
+    items = [scored(rows, (LEFT if i < right else 3, 30, 59)) for i in range(10)]
+    options = DecoderOptions(accept=0.0, relabel=False)
+    temperature = calibrate_verifier(items, options, LABELS, RATE, verifier)
+    assert temperature > 1.0
+    (confirmed,) = (e for e in decode(items[0], options, LABELS, RATE, verifier)
+                    if e.kind == "confirmed")  # fmt: skip
+    assert confirmed.confidence == pytest.approx(sure, abs=0.15)
+    assert items[0].verify_temperature == temperature
+
+
+def test_without_anything_to_judge_verdicts_stay_as_they_are():
+    silent = [scored(probs((50, 0, 0.98)))]
+    verifier = Says(0.0, 0.0, 0.0, 0.0)
+    assert calibrate_verifier(silent, DecoderOptions(), LABELS, RATE, verifier) == 1.0

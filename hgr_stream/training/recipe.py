@@ -1,7 +1,7 @@
 """From a data set to a model file: what ``hgr train --online`` runs.
 
 1. Whole sequences are held out. Network, verifier and dater are trained on the rest.
-2. The temperature and the decoder's settings are chosen on the held-out sequences and on
+2. Both temperatures and the decoder's settings are chosen on the held-out sequences and on
    distorted copies of them: the proxy, and *far* ones, as another sensor's might be.
 3. Scores are taken on all three, and on any other sensor's recordings given beside.
 4. With ``everything``, all are trained on with all sequences, and keep the settings of 2; the
@@ -27,7 +27,17 @@ from .metrics import Report, Rule
 from .online import Progress, Schedule, train_dater, train_network, train_verifier
 from .seen import seen
 from .streams import ChunkRule, Stream, labels_of, split, to_streams
-from .validate import Grade, calibrate, duration_bounds, evaluate, proxy, scored, tune, tune_early
+from .validate import (
+    Grade,
+    calibrate,
+    calibrate_verifier,
+    duration_bounds,
+    evaluate,
+    proxy,
+    scored,
+    tune,
+    tune_early,
+)
 
 #: How long the training on all sequences is, beside the first.
 CONTINUED = 0.4
@@ -112,6 +122,7 @@ def train_online(
     items = {name: scored(net, group, recipe.rate_hz) for name, group in checks.items()}
     pool = [item for group in items.values() for item in group]
     temperature = calibrate(pool, recipe.rate_hz) if pool else 1.0
+    verify_temperature = 1.0
     options = duration_bounds(
         inside,
         DecoderOptions(
@@ -127,6 +138,9 @@ def train_online(
         labels,
     )
     if pool:
+        verify_temperature = calibrate_verifier(
+            pool, options, labels, recipe.rate_hz, verifier, dater
+        )
         tried = [0]
         drawn = np.random.default_rng(recipe.seed).permutation(len(pool))[: recipe.tuned_on]
         pool = [pool[i] for i in sorted(drawn)]
@@ -140,7 +154,7 @@ def train_online(
         watch("settings", 1.0, "")
     for name, foreign in (others or {}).items():
         streams_there = to_streams(foreign, labels)
-        items[name] = scored(net, streams_there, recipe.rate_hz, temperature)
+        items[name] = scored(net, streams_there, recipe.rate_hz, temperature, verify_temperature)
     reports, told_early = (
         {
             name: evaluate(group, options, labels, recipe.rate_hz, verifier, rule, dater, kind)
@@ -161,6 +175,7 @@ def train_online(
         hop=1,
         mirror_labels=mirror_pairs(labels),
         temperature=temperature,
+        verify_temperature=verify_temperature,
         refine_margin_s=segments.SegmentDater.MARGIN_S,
         decoder=options,
         training={

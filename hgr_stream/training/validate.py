@@ -25,7 +25,7 @@ from ..recognition.options import ClassOptions, DecoderOptions
 from ..recognition.recogniser import Scores, refined, softmax
 from ..recognition.segments import SegmentDater, SegmentVerifier
 from ..skeleton import Float32
-from .metrics import Report, Rule, Span, score
+from .metrics import Report, Rule, Span, overlap, score
 from .streams import Stream, distorted, on_grid
 
 Say = Callable[[str], None]
@@ -34,13 +34,14 @@ Grade = Literal["confirmed", "early"]
 
 @dataclass
 class Scored:
-    """One stream with the network's opinion of every tick, and remembered verdicts."""
+    """One stream with the network's opinion of every tick, and the verifier's remembered logits."""
 
     stream: Stream
     joints: Float32  #: (T, 22, 3) on the model's clock
     logits: Float32
     probs: Float32
     boundary: Float32
+    verify_temperature: float = 1.0
     verdicts: dict[tuple[int, int], Float32] = field(default_factory=dict)
     dates: dict[tuple[int, int, int], tuple[int, int]] = field(default_factory=dict)
 
@@ -53,7 +54,11 @@ def proxy(streams: Sequence[Stream], rounds: int, seed: int, wide: float = 0.0) 
 
 @torch.inference_mode()
 def scored(
-    net: CausalNet, streams: Sequence[Stream], rate_hz: float, temperature: float = 1.0
+    net: CausalNet,
+    streams: Sequence[Stream],
+    rate_hz: float,
+    temperature: float = 1.0,
+    verify_temperature: float = 1.0,
 ) -> list[Scored]:
     """Run the network over whole streams."""
     out = []
@@ -61,7 +66,8 @@ def scored(
         joints = on_grid(stream, rate_hz)
         logits, boundary, _ = (t[0].numpy() for t in net(torch.from_numpy(joints)[None]))
         edges = (1 / (1 + np.exp(-boundary))).astype(np.float32)
-        out.append(Scored(stream, joints, logits, softmax(logits / temperature), edges))
+        probs = softmax(logits / temperature)
+        out.append(Scored(stream, joints, logits, probs, edges, verify_temperature))
     return out
 
 
@@ -75,13 +81,44 @@ def calibrate(items: Sequence[Scored], rate_hz: float) -> float:
             label[(at >= m.start_s) & (at <= m.end_s)] = m.label
         logits.append(item.logits)
         labels.append(label)
-    x, y = torch.from_numpy(np.concatenate(logits)), torch.from_numpy(np.concatenate(labels))
-    grid = np.exp(np.linspace(np.log(0.4), np.log(3.0), 30))
-    losses = [float(torch.nn.functional.cross_entropy(x / float(t), y)) for t in grid]
-    best = round(float(grid[int(np.argmin(losses))]), 3)
+    best = _likeliest(np.concatenate(logits), np.concatenate(labels))
     for item in items:
         item.probs = softmax(item.logits / best)
     return best
+
+
+def calibrate_verifier(
+    items: Sequence[Scored],
+    options: DecoderOptions,
+    labels: Sequence[str],
+    rate_hz: float,
+    verifier: SegmentVerifier,
+    dater: SegmentDater | None = None,
+) -> float:
+    """The temperature that makes the verdicts likeliest on what these settings would have judged,
+    each being the gesture that it shares most time with, or none; sets ``verify_temperature``."""
+    logits, kinds = [], []
+    for item in items:
+        decode(item, options, labels, rate_hz, verifier, dater)
+        there = truths(item.stream, labels)
+        for (first, last), said in item.verdicts.items():
+            asked = Span("", first / rate_hz, last / rate_hz)
+            most = max(there, key=lambda t: overlap(t, asked), default=asked)
+            found = most.label if overlap(most, asked) > 0 else ""
+            logits.append(said)
+            kinds.append(labels.index(found) + 1 if found else 0)
+    best = _likeliest(np.stack(logits), np.array(kinds)) if logits else 1.0
+    for item in items:
+        item.verify_temperature = best
+    return best
+
+
+def _likeliest(logits: Float32, kinds: NDArray[np.int64]) -> float:
+    """The temperature under which (n, 1+C) logits give the n right classes the most."""
+    x, y = torch.from_numpy(logits), torch.from_numpy(kinds)
+    grid = np.exp(np.linspace(np.log(0.4), np.log(3.0), 30))
+    losses = [float(torch.nn.functional.cross_entropy(x / float(t), y)) for t in grid]
+    return round(float(grid[int(np.argmin(losses))]), 3)
 
 
 def decode(
@@ -104,8 +141,8 @@ def decode(
             assert verifier is not None
             with torch.inference_mode():
                 segment = torch.from_numpy(item.joints[first : last + 1])[None]
-                item.verdicts[key] = softmax(verifier(segment)[0].numpy())
-        return item.verdicts[key]
+                item.verdicts[key] = verifier(segment)[0].numpy()
+        return softmax(item.verdicts[key] / item.verify_temperature)
 
     n = len(item.joints)
 
