@@ -36,6 +36,22 @@ def load_datasets(
         raise click.ClickException(str(error)) from None
 
 
+def load_beside(
+    sources: Sequence[tuple[str, Path]],
+    own: list[HandSequence],
+    seed: int,
+    watch: Callable[[str], None],
+) -> dict[str, list[HandSequence]]:
+    """Data sets learnt beside, by name; raises click.ClickException when one cannot be read."""
+    from ..datasets.base import DatasetError
+    from ..training import material
+
+    try:
+        return material.load_beside(sources, own, seed=seed, watch=watch)
+    except (DatasetError, OSError) as error:
+        raise click.ClickException(str(error)) from None
+
+
 def name_and_folder(
     _: click.Context, __: click.Parameter, values: tuple[str, ...]
 ) -> list[tuple[str, Path]]:
@@ -67,6 +83,7 @@ Examples:
   hgr train --online --dataset shrec21 --root ~/shrec21 -o quick.pt --minutes 5
   hgr train --online --dataset shrec21 --root ~/shrec21 -o leap.pt --all --other shrec22=~/shrec22
   hgr train --online --dataset shrec21 --root ~/shrec21 --and shrec22=~/shrec22 -o any.pt --all
+  hgr train --online --dataset shrec22 --root ~/shrec22 --also shrec17=~/shrec17 -o hololens.pt
   hgr train --online --dataset streams --root sessions/ -o mine.pt
   hgr train --online --dataset recordings --root takes/ --and shrec21=~/shrec21 -o mine.pt
   hgr train --online --dataset shrec17 --root ~/shrec17 --and shrec21=~/shrec21 -o both.pt \\
@@ -113,6 +130,11 @@ and, with a continuous set beside them, true idle stretches of that one.
     "--same", multiple=True, callback=other_names, metavar="OLD=NEW",
     help="Call gesture OLD of any data set NEW; may be repeated.",
 )  # fmt: skip
+@click.option(
+    "--also", multiple=True, callback=name_and_folder, metavar="NAME=DIR",
+    help="Learn this data set beside, with labels of its own that the model does not get; may be "
+    "repeated.",
+)  # fmt: skip
 @click.option("--other", multiple=True, callback=name_and_folder, metavar="NAME=DIR",
               help="Also score on another sensor's data set; may be given twice.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print the scores as one JSON object.")
@@ -130,6 +152,7 @@ def train(
     threads: int | None,
     more: list[tuple[str, Path]],
     same: dict[str, str],
+    also: list[tuple[str, Path]],
     other: list[tuple[str, Path]],
     as_json: bool,
 ) -> None:
@@ -156,6 +179,7 @@ def train(
     console = Console(stderr=True)
     with console.status("reading") as status:
         sequences = load_datasets([(dataset, root), *more], same, seed, status.update)
+        beside = load_beside(also, sequences, seed, status.update)
         others: dict[str, Any] = {n: load_datasets([(n, r)], seed=seed) for n, r in other}
         for sequence in (q for group in others.values() for q in group):
             sequence.segments = [
@@ -170,6 +194,8 @@ def train(
         "data": f"{'+'.join([dataset, *(n for n, _ in more)])}, {len(sequences)} sequences",
         "command": shlex.join(["hgr", *sys.argv[1:]]),
     }
+    if beside:
+        provenance["beside"] = ", ".join(f"{n}: {len(q)} sequences" for n, q in beside.items())
     bar = Progress(
         TextColumn("{task.description:18}"),
         BarColumn(),
@@ -188,7 +214,7 @@ def train(
     try:
         with bar:
             outcome = train_online(
-                sequences, recipe, others=others, watch=watch, provenance=provenance
+                sequences, recipe, others=others, beside=beside, watch=watch, provenance=provenance
             )
         outcome.save(output)
     except KeyboardInterrupt:

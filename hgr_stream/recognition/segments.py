@@ -93,12 +93,16 @@ class SegmentVerifier(_SegmentNet):
 
     def classify(self, x: Tensor, frames: Tensor) -> Tensor:
         """Resampled (B, LENGTH, 66) and the frames (B,) that each had before -> logits."""
+        return self.head(self.pooled(x, frames))  # type: ignore[no-any-return]
+
+    def pooled(self, x: Tensor, frames: Tensor) -> Tensor:
+        """What the head judges by: as ``classify`` -> (B, 4 * width)."""
         x = segment_features(x, frames, self.projection, self.rate_hz)
         x = self.norm_in(x.transpose(1, 2))
         x = F.max_pool1d(F.relu(self.norm1(self.conv1(x))), 2)
         x = F.max_pool1d(F.relu(self.norm2(self.conv2(self.dropout(x)))), 2)
         x = F.relu(self.norm3(self.conv3(self.dropout(x))))
-        return self.head(self.dropout(torch.cat([x.mean(-1), x.amax(-1)], -1)))  # type: ignore[no-any-return]
+        return self.dropout(torch.cat([x.mean(-1), x.amax(-1)], -1))  # type: ignore[no-any-return]
 
     def weights(self) -> dict[str, Tensor]:
         """By name, with the batch norms folded, see ``folded``."""

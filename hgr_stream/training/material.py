@@ -72,6 +72,26 @@ def load(
     return out
 
 
+def load_beside(
+    sources: Sequence[tuple[str, Path]],
+    own: Sequence[HandSequence],
+    *,
+    rule: SpliceRule | None = None,
+    seed: int = 0,
+    watch: Callable[[str], None] = lambda _: None,
+) -> dict[str, list[HandSequence]]:
+    """Data sets by name that are learnt beside ``own``, whose idle stretches isolated gestures are
+    spliced with. Raises DatasetError."""
+    found = {}
+    for name, root in sources:
+        watch(f"reading {name}")
+        if name in CONTINUOUS:
+            found[name] = CONTINUOUS[name](root)
+        else:
+            found[name] = splice(ISOLATED[name](root), rule, idle=idle_clips(own), seed=seed)
+    return found
+
+
 def spliced_recordings(name: str, root: Path, split: str, seed: int = 0) -> list[Recording]:
     """An isolated data set as continuous recordings with truth, each gesture once.
 

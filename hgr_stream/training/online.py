@@ -25,6 +25,15 @@ from ..recognition.causal import CausalNet
 from ..recognition.segments import SegmentDater, SegmentVerifier, stretched
 from ..skeleton import Float32
 from . import augment
+from .online_beside import (
+    WEIGHT,
+    BesideSet,
+    Gestures,
+    WithHeads,
+    balanced,
+    draw_beside,
+    entropy,
+)
 from .streams import IGNORE, Chunk, ChunkRule, Mark, Stream, draw_chunk, resample
 
 #: (share done 0..1, what to show); return nothing. Raise to stop.
@@ -126,25 +135,34 @@ def _fit(
     return average.module, step
 
 
+#: What an idle tick weighs: they are many and alike.
+IDLE = 0.6
+
+
 def network_loss(
-    net: CausalNet, joints: Tensor, label: Tensor, boundary: Tensor, weight: Tensor
+    net: WithHeads[CausalNet], chunks: Sequence[Chunk], beside: Sequence[Sequence[Chunk]]
 ) -> Tensor:
-    """Class cross-entropy a tick, and the two boundaries' binary cross-entropy."""
+    """Class cross-entropy a tick, and the two boundaries' binary cross-entropy; what is learnt
+    ``beside`` by each set's own head, and by its boundaries."""
+    joints, label, boundary = _tensors([*chunks, *(c for group in beside for c in group)])
+    n = len(chunks)
     with torch.autocast("cpu", torch.bfloat16, enabled=_half_is_fast()):
-        logits, bounds, _ = net(joints)
-    logits, bounds = logits.float(), bounds.float()
-    kinds = F.cross_entropy(
-        logits.flatten(0, 1),
-        label.flatten(),
-        weight=weight,
-        ignore_index=IGNORE,
-        label_smoothing=0.05,
-    )
+        logits, bounds, common = net.module(joints)
+    logits, bounds, common = logits.float(), bounds.float(), common.float()
+    total = entropy(logits[:n], label[:n], IDLE) + _edges(bounds[:n], boundary[:n], label[:n])
+    if beside:
+        dropped = F.dropout1d(common[n:].transpose(1, 2), net.module.dropout).transpose(1, 2)
+        labels = label[n:].split([len(group) for group in beside])
+        total = total + net.loss(dropped, labels, IDLE)
+        total = total + WEIGHT * _edges(bounds[n:], boundary[n:], label[n:])
+    return total
+
+
+def _edges(bounds: Tensor, boundary: Tensor, label: Tensor) -> Tensor:
     known = (label != IGNORE).float().unsqueeze(-1)
-    edges = F.binary_cross_entropy_with_logits(
+    return F.binary_cross_entropy_with_logits(
         bounds, boundary, weight=known.expand_as(bounds), pos_weight=torch.full((2,), 4.0)
     )
-    return kinds + edges
 
 
 def train_network(
@@ -155,24 +173,28 @@ def train_network(
     seed: int,
     progress: Progress | None = None,
     start: CausalNet | None = None,
+    beside: Sequence[BesideSet] = (),
 ) -> tuple[CausalNet, int]:
     """Train the causal network; returns the averaged weights in eval mode, and the steps made.
 
-    start: go on from these weights instead of random ones.
+    start: go on from these weights instead of random ones. beside: what else is learnt, with heads
+    that are left behind.
     """
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
-    net = (copy.deepcopy(start) if start else CausalNet(classes)).train()
-    gestures = _balanced(streams, classes)
-    # Idle ticks are many and alike.
-    weight = torch.ones(1 + classes)
-    weight[0] = 0.6
+    net = copy.deepcopy(start) if start else CausalNet(classes)
+    headed = WithHeads(net, beside, "network", net.width).train()
+    gestures = balanced(streams, classes)
+
+    def draw(streams: Sequence[Stream], gestures: Gestures) -> Chunk:
+        return draw_chunk(streams, rule, rng, 1.0, gestures)
 
     def loss() -> Tensor:
-        chunks = [draw_chunk(streams, rule, rng, 1.0, gestures) for _ in range(schedule.batch)]
-        return network_loss(net, *_tensors(chunks), weight)
+        chunks = [draw(streams, gestures) for _ in range(schedule.batch)]
+        return network_loss(headed, chunks, draw_beside(beside, schedule.batch, draw))
 
-    return _fit(net, loss, schedule, progress, memory=0.95)
+    fitted, steps = _fit(headed, loss, schedule, progress, memory=0.95)
+    return fitted.keep(beside, "network"), steps
 
 
 def _tensors(chunks: Sequence[Chunk]) -> tuple[Tensor, Tensor, Tensor]:
@@ -181,16 +203,6 @@ def _tensors(chunks: Sequence[Chunk]) -> tuple[Tensor, Tensor, Tensor]:
         torch.from_numpy(np.stack([c.label for c in chunks])),
         torch.from_numpy(np.stack([c.boundary for c in chunks])),
     )
-
-
-def _balanced(streams: Sequence[Stream], classes: int) -> list[tuple[int, Mark]]:
-    """Every gesture with its stream's number, rarer classes repeated up to the commonest."""
-    by_class: list[list[tuple[int, Mark]]] = [[] for _ in range(classes + 1)]
-    for i, s in enumerate(streams):
-        for m in s.marks:
-            by_class[m.label].append((i, m))
-    most = max((len(c) for c in by_class), default=0)
-    return [g for c in by_class if c for g in (c * math.ceil(most / len(c)))[:most]]
 
 
 # --- the verifier -------------------------------------------------------------------------------
@@ -270,24 +282,36 @@ def train_verifier(
     seed: int,
     progress: Progress | None = None,
     start: SegmentVerifier | None = None,
+    beside: Sequence[BesideSet] = (),
 ) -> tuple[SegmentVerifier, int]:
     """Train the segment verifier; as ``train_network``."""
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed + 1)
-    verifier = (copy.deepcopy(start) if start else SegmentVerifier(classes, rate_hz)).train()
-    gestures = _balanced(streams, classes)
+    verifier = copy.deepcopy(start) if start else SegmentVerifier(classes, rate_hz)
+    headed = WithHeads(verifier, beside, "verifier", verifier.head.in_features).train()
+    gestures = balanced(streams, classes)
+
+    def draw(streams: Sequence[Stream], gestures: Gestures) -> tuple[Float32, int]:
+        return draw_segment(streams, gestures, rate_hz, rng)
 
     def loss() -> Tensor:
-        drawn = [draw_segment(streams, gestures, rate_hz, rng) for _ in range(schedule.batch)]
+        drawn = [draw(streams, gestures) for _ in range(schedule.batch)]
+        groups = draw_beside(beside, schedule.batch, draw)
+        drawn += [d for group in groups for d in group]
         # The network resamples anyway: bringing them to its length here makes them one batch,
         # and the true durations go in beside.
         joints = torch.stack([verifier.resampled(torch.from_numpy(j)[None])[0] for j, _ in drawn])
         frames = torch.tensor([float(len(j)) for j, _ in drawn])
         label = torch.tensor([label for _, label in drawn])
-        logits = verifier.classify(joints, frames)
-        return F.cross_entropy(logits, label, label_smoothing=0.05)
+        common, n = verifier.pooled(joints, frames), schedule.batch
+        total = entropy(verifier.head(common[:n]), label[:n])
+        if groups:
+            labels = label[n:].split([len(group) for group in groups])
+            total = total + headed.loss(common[n:], labels)
+        return total
 
-    return _fit(verifier, loss, schedule, progress)
+    fitted, steps = _fit(headed, loss, schedule, progress)
+    return fitted.keep(beside, "verifier"), steps
 
 
 # --- the dater ----------------------------------------------------------------------------------
@@ -334,7 +358,7 @@ def train_dater(
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed + 2)
     dater = (copy.deepcopy(start) if start else SegmentDater(rate_hz)).train()
-    gestures = _balanced(streams, classes)
+    gestures = balanced(streams, classes)
 
     def loss() -> Tensor:
         drawn = [draw_roughly(streams, gestures, rate_hz, rng) for _ in range(schedule.batch)]

@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
@@ -23,8 +23,10 @@ from .. import __version__
 from ..datasets.base import HandSequence
 from ..recognition import bundle, causal, segments
 from ..recognition.options import FORMAT, DecoderOptions, Metadata, mirror_pairs
+from .material import ISOLATED
 from .metrics import Report, Rule
 from .online import Progress, Schedule, train_dater, train_network, train_verifier
+from .online_beside import BesideSet
 from .seen import seen
 from .streams import ChunkRule, Stream, labels_of, split, to_streams
 from .validate import (
@@ -97,13 +99,15 @@ def train_online(
     recipe: Recipe,
     *,
     others: dict[str, Sequence[HandSequence]] | None = None,
+    beside: Mapping[str, Sequence[HandSequence]] | None = None,
     watch: Watch = lambda *_: None,
     provenance: dict[str, Any] | None = None,
 ) -> Outcome:
     """Train, tune and score as the module says; nothing is written.
 
-    others: other sensors' recordings, by name, scored on the gestures they share. provenance:
-    what the metadata shall say of data and command. Raises ValueError for data that cannot do.
+    others: other sensors' recordings, by name, scored on the gestures they share. beside: learnt
+    with label sets of their own, all of them; see ``online_beside``. provenance: what the metadata
+    shall say of data and command. Raises ValueError for data that cannot do.
     """
     labels = labels_of(sequences)
     streams = to_streams(sequences, labels)
@@ -111,8 +115,13 @@ def train_online(
         raise ValueError(
             f"{len(streams)} usable sequences with {len(labels)} kinds of gesture: too few to train"
         )
+    beside = beside or {}
     inside, outside = split(streams, recipe.held_out, recipe.seed)
-    trained = _fit(inside, len(labels), recipe, watch)
+    sets = [BesideSet.of(name, found) for name, found in beside.items()]
+    held_out = set() if recipe.everything else {s.name for s in outside}
+    learnt = [q for q in sequences if q.name not in held_out]
+    learnt += [q for name, group in beside.items() if name not in ISOLATED for q in group]
+    trained = _fit(inside, len(labels), recipe, watch, sets)
     net, verifier, dater = trained.net, trained.verifier, trained.dater
     checks = {
         "held_out": outside,
@@ -164,7 +173,7 @@ def train_online(
         for rule, kind in SCORED
     )
     if recipe.everything:
-        trained = _fit(streams, len(labels), recipe, watch, trained)
+        trained = _fit(streams, len(labels), recipe, watch, sets, trained)
     metadata = Metadata(
         format=FORMAT,
         name=recipe.name,
@@ -182,7 +191,7 @@ def train_online(
             **(provenance or {}),
             "seed": recipe.seed,
             "held_out": sorted((s.name for s in outside), key=_natural),
-            "seen": seen(sequences, () if recipe.everything else {s.name for s in outside}),
+            "seen": seen(learnt),
             "trained_on": "all sequences at the end"
             if recipe.everything
             else "all but the held-out",
@@ -210,6 +219,7 @@ def _fit(
     classes: int,
     recipe: Recipe,
     watch: Watch,
+    beside: Sequence[BesideSet],
     start: Trained | None = None,
 ) -> Trained:
     """Train all three, anew or on from ``start`` with shorter and gentler schedules."""
@@ -225,11 +235,11 @@ def _fit(
     rule = ChunkRule(rate_hz, recipe.network.frames, recipe.boundary_delay_s, recipe.release_s)
     net, n = train_network(
         streams, classes, rule, schedule(recipe.network), seed, told("network"),
-        start.net if start else None,
+        start.net if start else None, beside,
     )  # fmt: skip
     verifier, v = train_verifier(
         streams, classes, rate_hz, schedule(recipe.verifier), seed, told("verifier"),
-        start.verifier if start else None,
+        start.verifier if start else None, beside,
     )  # fmt: skip
     dater, d = train_dater(
         streams, classes, rate_hz, schedule(recipe.dater), seed, told("dater"),

@@ -8,7 +8,7 @@ gestures they hold.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -31,9 +31,9 @@ def fingerprint(sequence: HandSequence) -> str:
     return digest.hexdigest()
 
 
-def seen(sequences: Sequence[HandSequence], held_out: Collection[str] = ()) -> list[str]:
-    """Fingerprints of all that training was given, but for the sequences named ``held_out``."""
-    return sorted({fingerprint(q) for q in sequences if q.name not in held_out})
+def seen(sequences: Sequence[HandSequence]) -> list[str]:
+    """Fingerprints of what a model learns from, for its metadata."""
+    return sorted({fingerprint(q) for q in sequences})
 
 
 def unseen(
