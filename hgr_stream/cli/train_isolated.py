@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from .progress import Stages
+
 if TYPE_CHECKING:
     from ..datasets.gestures import Gestures
     from ..training.isolated import Recipe
@@ -241,13 +243,20 @@ def train_isolated_command(
     common["also"] = load_others(also)
     outcomes: list[Outcome] = []
     try:
-        with _Bar() as bar:
+        with Stages() as stages:
+
+            def watch(epoch: int, epochs: int, figures: dict[str, float]) -> None:
+                text = f"{epoch}/{epochs}, loss {figures['loss/train']:.3f}"
+                if "accuracy/validation" in figures:
+                    text += f", held out {100 * figures['accuracy/validation']:.2f} %"
+                stages("epochs", epoch / epochs, text)
+
             for outcome in train_folds(
                 gestures, settings, run, folds or 0, held_out=held_out_subjects,
-                seeds=[*range(seeds)] if seeds else [], watch=bar.watch, **common,
+                seeds=[*range(seeds)] if seeds else [], watch=watch, **common,
             ):  # fmt: skip
                 outcomes.append(outcome)
-                bar.next()
+                stages.again()
     except KeyboardInterrupt:
         raise click.ClickException(f"stopped; go on with --resume {run}") from None
     except (TrainingError, DatasetError, ModelError, OSError) as error:
@@ -273,38 +282,3 @@ def train_isolated_command(
             f"{name}: mean {100 * row['mean']:.2f} %, deviation {seeds_by:.2f} over "
             f"{len(row['by seed'])} seeds, {runs_by:.2f} over {len(found)} runs"
         )
-
-
-class _Bar:
-    """The progress of one training after another."""
-
-    def __enter__(self) -> _Bar:
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-        self.progress = Progress(
-            TextColumn("{task.description:12}"),
-            BarColumn(),
-            TextColumn("{task.completed}/{task.total}"),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[text]}"),
-            console=Console(stderr=True),
-        )
-        self.progress.start()
-        self.next()
-        return self
-
-    def next(self) -> None:
-        """The next training begins."""
-        self.task: Any = None
-
-    def watch(self, epoch: int, epochs: int, figures: dict[str, float]) -> None:
-        text = f"loss {figures['loss/train']:.3f}"
-        if "accuracy/validation" in figures:
-            text += f", held out {100 * figures['accuracy/validation']:.2f} %"
-        if self.task is None:
-            self.task = self.progress.add_task("epochs", total=epochs, text="")
-        self.progress.update(self.task, completed=epoch, text=text)
-
-    def __exit__(self, *_: object) -> None:
-        self.progress.stop()

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .progress import Stages
+
 if TYPE_CHECKING:
     from ..datasets.base import HandSequence
     from ..training.metrics import Report
@@ -170,7 +172,6 @@ def train(
             "training needs torch: pip install 'hgr-stream[train]'"
         ) from None
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     from ..recognition.bundle import ModelError
     from ..training.recipe import Recipe, train_online, with_epochs, with_minutes
@@ -196,23 +197,8 @@ def train(
     }
     if beside:
         provenance["beside"] = ", ".join(f"{n}: {len(q)} sequences" for n, q in beside.items())
-    bar = Progress(
-        TextColumn("{task.description:18}"),
-        BarColumn(),
-        TextColumn("{task.percentage:3.0f}%"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[text]}"),
-        console=console,
-    )
-    tasks: dict[str, Any] = {}
-
-    def watch(stage: str, share: float, text: str) -> None:
-        if stage not in tasks:
-            tasks[stage] = bar.add_task(stage, total=1.0, text="")
-        bar.update(tasks[stage], completed=share, text=text)
-
     try:
-        with bar:
+        with Stages(console) as watch:
             outcome = train_online(
                 sequences, recipe, others=others, beside=beside, watch=watch, provenance=provenance
             )
