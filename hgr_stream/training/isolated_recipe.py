@@ -71,7 +71,7 @@ ORIGINAL: Final = Recipe(
     cubic=True,
 )
 #: The same network as one would train it now.
-MODERN: Final = Recipe(model="devineau", epochs=60, rate=1e-3, decay=0.02, mixup=0.0)
+MODERN: Final = Recipe(model="devineau", rate=1e-3, decay=0.02, mixup=0.0)
 
 
 def scaled(recipe: Recipe, **changes: Any) -> Recipe:
