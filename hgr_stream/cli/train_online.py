@@ -137,6 +137,9 @@ and, with a continuous set beside them, true idle stretches of that one.
     help="Learn this data set beside, with labels of its own that the model does not get; may be "
     "repeated.",
 )  # fmt: skip
+@click.option("--other-sensors", type=click.FloatRange(0, 1), default=0.0, metavar="SHARE",
+              help="Put the joints of so much of the material where another tracker's model of the "
+              "hand would have them.")  # fmt: skip
 @click.option("--other", multiple=True, callback=name_and_folder, metavar="NAME=DIR",
               help="Also score on another sensor's data set; may be given twice.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print the scores as one JSON object.")
@@ -155,6 +158,7 @@ def train(
     more: list[tuple[str, Path]],
     same: dict[str, str],
     also: list[tuple[str, Path]],
+    other_sensors: float,
     other: list[tuple[str, Path]],
     as_json: bool,
 ) -> None:
@@ -186,7 +190,13 @@ def train(
             sequence.segments = [
                 replace(s, label=same.get(s.label, s.label)) for s in sequence.segments
             ]
-    recipe = Recipe(name=name or output.stem, seed=seed, held_out=held_out, everything=everything)
+    recipe = Recipe(
+        name=name or output.stem,
+        seed=seed,
+        held_out=held_out,
+        everything=everything,
+        other_sensors=other_sensors,
+    )
     if epochs:
         recipe = with_epochs(recipe, epochs, sequences)
     if minutes:

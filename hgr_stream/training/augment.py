@@ -14,7 +14,9 @@ from ..skeleton import MIDDLE_BASE, N_JOINTS, PARENTS, WRIST, Float32, with_palm
 
 _CHILDREN = np.array([c for c in range(1, N_JOINTS) if c != 1])
 _FINGERS = np.array([[base, base + 1, base + 2, base + 3] for base in (2, 6, 10, 14, 18)])
-
+_INDEX_BASE, _PINKY_BASE = 6, 18
+#: How far each finger turns sideways when all are spread, the thumb not.
+_SPREAD = np.array([0.0, -1.5, -0.5, 0.5, 1.5])
 
 #: Share of the training material that is played far slower or faster, and the factors. People do
 #: the same stroke in 0.3 s for one sensor's recordings and in 2.4 s for another's.
@@ -107,20 +109,72 @@ def straightened(joints: Float32, rng: np.random.Generator, strength: float) -> 
     return out
 
 
+def palm_axes(joints: Float32) -> Float32:
+    """(T, 3, 3), rows of unit length: sideways, along the palm to the middle knuckle, and the
+    palm's normal."""
+    wrist = joints[:, WRIST]
+    along = _unit(joints[:, MIDDLE_BASE] - wrist)
+    normal = np.cross(joints[:, _INDEX_BASE] - wrist, joints[:, _PINKY_BASE] - wrist)
+    side = _unit(np.cross(along, normal))
+    return np.stack([side, along, np.cross(side, along)], 1)
+
+
+def _unit(vectors: Float32) -> Float32:
+    lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    unit: Float32 = vectors / np.maximum(lengths, np.float32(1e-6))
+    return unit
+
+
+def other_sensor(joints: Float32, rng: np.random.Generator, strength: float) -> Float32:
+    """Joints where another tracker's model of the hand has them, for the whole recording: the
+    wrist up or down the arm, knuckles deeper or further apart, all fingers longer or shorter than
+    the palm tells, and turned aside. HoloLens 2's fingers are a quarter longer beside its palm than
+    Leap's."""
+    spread = min(strength, 1.0)
+    axes = palm_axes(joints)
+    palm_m = float(np.median(np.linalg.norm(joints[:, MIDDLE_BASE] - joints[:, WRIST], axis=-1)))
+    wrist_m = rng.normal(0, (0.05, 0.12, 0.06)) * spread * palm_m
+    knuckles = rng.normal(0, 0.04, (5, 3))
+    knuckles[:, 2] += rng.normal(0, 0.03)
+    knuckles_m = knuckles * spread * palm_m - wrist_m
+    scale = np.exp((rng.normal(0, 0.12) + rng.normal(0, 0.06, 3)) * spread)
+    aside = rng.normal(0, 0.06, 5) + rng.normal(0, 0.06) * _SPREAD
+    aside[0] += rng.normal(0, 0.1)
+    c, s = np.cos(aside * spread), np.sin(aside * spread)
+    turn = np.zeros((5, 3, 3))
+    turn[:, 0, 0], turn[:, 0, 1], turn[:, 1, 0], turn[:, 1, 1] = c, s, -s, c
+    turn[:, 2, 2] = 1.0
+    chains = np.concatenate([joints[:, None, None, WRIST].repeat(5, 1), joints[:, _FINGERS]], 2)
+    bones = np.diff(chains, axis=2).reshape(-1, 20, 3) @ axes.transpose(0, 2, 1)
+    bones = bones.reshape(-1, 5, 4, 3)
+    bones[:, :, 0] += knuckles_m.astype(np.float32)
+    bones[:, :, 1:] @= turn.astype(np.float32)
+    bones[:, :, 1:] *= scale.astype(np.float32)[:, None]
+    chains = np.cumsum((bones.reshape(-1, 20, 3) @ axes).reshape(-1, 5, 4, 3), 2)
+    out = joints.copy()
+    out[:, WRIST] += wrist_m.astype(np.float32) @ axes
+    out[:, 2:] = (chains + out[:, None, None, WRIST]).reshape(-1, 20, 3)
+    return with_palm(out)
+
+
 def hand(
     joints: Float32,
     rate_hz: float,
     rng: np.random.Generator,
     strength: float,
     guess: float = WIDE,
+    sensor: float = 0.0,
 ) -> Float32:
     """Everything about the hand and its seat, then the tracker's own faults.
 
-    guess: the chance that fingers are ``straightened``.
+    guess: the chance that fingers are ``straightened``; sensor: that the joints are those of an
+    ``other_sensor``.
     """
     if strength == 0:
         return joints
     frames = len(joints)
+    if sensor and rng.random() < sensor:
+        joints = other_sensor(joints, rng, strength)
     if rng.random() < guess:
         joints = straightened(joints, rng, strength)
     joints = proportions(joints, rng, strength)

@@ -213,6 +213,7 @@ def draw_segment(
     gestures: Sequence[tuple[int, Mark]],
     rate_hz: float,
     rng: np.random.Generator,
+    other_sensors: float = 0.0,
 ) -> tuple[Float32, int]:
     """One segment for the verifier, (T, 22, 3) on the model's clock, and its class.
 
@@ -248,7 +249,8 @@ def draw_segment(
     end_s = min(max(end_s, start_s + 0.12), last)
     factor = float(augment.speeds(1, rate_hz, rng, 1.0)[0])
     n = max(int((end_s - start_s) / factor * rate_hz) + 1, 3)
-    return augment.hand(_cut(stream, np.linspace(start_s, end_s, n)), rate_hz, rng, 1.0), label
+    joints = _cut(stream, np.linspace(start_s, end_s, n))
+    return augment.hand(joints, rate_hz, rng, 1.0, sensor=other_sensors), label
 
 
 def _cut(stream: Stream, at_s: NDArray[np.float64]) -> Float32:
@@ -283,8 +285,9 @@ def train_verifier(
     progress: Progress | None = None,
     start: SegmentVerifier | None = None,
     beside: Sequence[BesideSet] = (),
+    other_sensors: float = 0.0,
 ) -> tuple[SegmentVerifier, int]:
-    """Train the segment verifier; as ``train_network``."""
+    """Train the segment verifier; as ``train_network``. other_sensors: see ``ChunkRule``."""
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed + 1)
     verifier = copy.deepcopy(start) if start else SegmentVerifier(classes, rate_hz)
@@ -292,7 +295,7 @@ def train_verifier(
     gestures = balanced(streams, classes)
 
     def draw(streams: Sequence[Stream], gestures: Gestures) -> tuple[Float32, int]:
-        return draw_segment(streams, gestures, rate_hz, rng)
+        return draw_segment(streams, gestures, rate_hz, rng, other_sensors)
 
     def loss() -> Tensor:
         drawn = [draw(streams, gestures) for _ in range(schedule.batch)]

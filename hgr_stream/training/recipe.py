@@ -61,6 +61,8 @@ class Recipe:
     tuned_on: int = 160  #: streams that the decoder's settings are chosen on, at most
     seed: int = 0
     everything: bool = False
+    #: Share of the material whose joints are put where another tracker would put them.
+    other_sensors: float = 0.0
     network: Schedule = field(default_factory=Schedule)
     verifier: Schedule = field(default_factory=lambda: Schedule(steps=2000, batch=64))
     dater: Schedule = field(default_factory=lambda: Schedule(steps=1200, batch=64))
@@ -232,14 +234,20 @@ def _fit(
         return _continued(of) if start else of
 
     rate_hz, seed = recipe.rate_hz, recipe.seed + (1000 if start else 0)
-    rule = ChunkRule(rate_hz, recipe.network.frames, recipe.boundary_delay_s, recipe.release_s)
+    rule = ChunkRule(
+        rate_hz,
+        recipe.network.frames,
+        recipe.boundary_delay_s,
+        recipe.release_s,
+        other_sensors=recipe.other_sensors,
+    )
     net, n = train_network(
         streams, classes, rule, schedule(recipe.network), seed, told("network"),
         start.net if start else None, beside,
     )  # fmt: skip
     verifier, v = train_verifier(
         streams, classes, rate_hz, schedule(recipe.verifier), seed, told("verifier"),
-        start.verifier if start else None, beside,
+        start.verifier if start else None, beside, recipe.other_sensors,
     )  # fmt: skip
     dater, d = train_dater(
         streams, classes, rate_hz, schedule(recipe.dater), seed, told("dater"),

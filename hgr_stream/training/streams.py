@@ -152,6 +152,8 @@ class ChunkRule:
     #: causal network can be sure of it.
     release_s: float = 0.0
     width_s: float = 0.05  #: of the soft boundary targets
+    #: Share of the chunks whose joints are put where another tracker would, see ``augment``.
+    other_sensors: float = 0.0
 
 
 def draw_chunk(
@@ -182,7 +184,8 @@ def draw_chunk(
     joints = resample(joints, time_s, source_s)
     label, boundary = annotate(stream.marks, source_s, rule)
     label[~inside] = IGNORE
-    return Chunk(augment.hand(joints, rule.rate_hz, rng, strength), label, boundary)
+    joints = augment.hand(joints, rule.rate_hz, rng, strength, sensor=rule.other_sensors)
+    return Chunk(joints, label, boundary)
 
 
 def annotate(
