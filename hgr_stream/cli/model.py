@@ -128,7 +128,7 @@ def _facts(m: Metadata) -> Iterator[tuple[str, str]]:
     if held_out:
         yield "held out", f"{len(held_out)}: {', '.join(map(str, held_out))}"
     if seen:
-        yield "trained on", f"{len(seen)} recordings, which it is not judged on"
+        yield "learnt from", f"{len(seen)} recordings, which it is not judged on"
     if versions := t.get("versions"):
         yield "made with", ", ".join(f"{k} {v}" for k, v in versions.items())
     own = msgspec.to_builtins(m.decoder)
