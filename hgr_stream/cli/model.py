@@ -14,6 +14,8 @@ import msgspec
 from .daemon import control, name_option
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from ..recognition.options import Metadata
 
 SWAP_TIMEOUT_S = 60.0
@@ -83,19 +85,25 @@ def model_show(model: str, as_json: bool) -> None:
         facts.add_row(title, text)
     facts.add_row("file", f"{path} ({path.stat().st_size / 1e6:.2f} MB)")
     console.print(facts)
-    own = {k: v for k, v in metadata.scores.items() if isinstance(v, dict)}
+    show_scores(console, metadata.scores)
+
+
+def show_scores(console: Console, scores: dict[str, Any]) -> None:
+    """A model's scores on streams as a table, if it has any."""
+    from rich.table import Table
+
+    own = {k: v for k, v in scores.items() if isinstance(v, dict)}
     streams = {k: v for k, v in own.items() if "detection_rate" in v}
-    if streams:
-        table = Table()
-        table.add_column("scores", no_wrap=True)
-        for _, title, _ in STREAM_SCORES:
-            table.add_column(title)
-        for name, found in streams.items():
-            table.add_row(
-                name, *(form.format(found.get(key, nan)) for key, _, form in STREAM_SCORES)
-            )
-        console.print(table)
-        console.print(f"of {metadata.scores.get('of', 'this file')}")
+    if not streams:
+        return
+    table = Table()
+    table.add_column("scores", no_wrap=True)
+    for _, title, _ in STREAM_SCORES:
+        table.add_column(title)
+    for name, found in streams.items():
+        table.add_row(name, *(form.format(found.get(key, nan)) for key, _, form in STREAM_SCORES))
+    console.print(table)
+    console.print(f"of {scores.get('of', 'this file')}")
 
 
 def _metadata(model: str) -> tuple[Path, Metadata]:

@@ -45,6 +45,20 @@ def open_all(
     return recordings
 
 
+def judges(
+    bundle: Bundle, recordings: list[Recording], dataset: str = "", split: str = ""
+) -> list[Recording]:
+    """Those that the model was not trained on, the others told; raises DatasetError for none."""
+    from ..training.seen import unseen
+
+    kept = unseen(bundle.metadata.training, recordings, dataset, split)
+    if left_out := len(recordings) - len(kept):
+        click.echo(
+            f"left out: {left_out} recordings that {bundle.metadata.name} was trained on", err=True
+        )
+    return kept
+
+
 @click.command(
     "evaluate",
     epilog="""\b
@@ -124,7 +138,6 @@ def evaluate_online_command(
     from ..training.online_evaluate import evaluate
     from ..training.online_evaluate import timeline as draw
     from ..training.perturb import parse, perturbed
-    from ..training.seen import unseen
 
     try:
         changes = [parse(text) for text in perturb]
@@ -132,11 +145,8 @@ def evaluate_online_command(
         console = Console(stderr=True)
         with console.status("reading") as status:
             recordings = open_all(root, dataset, split, truth, silent)
-            given = len(recordings)
-            recordings = unseen(bundle.metadata.training, recordings, dataset or "", split)
+            recordings = judges(bundle, recordings, dataset or "", split)
             said = f"{len(recordings)} recordings"
-            if len(recordings) < given:
-                said += f", held out of its training ({given - len(recordings)} others were not)"
             if changes:
                 recordings = perturbed(recordings, changes)
                 said += f", {' '.join(map(str, changes))}"
@@ -295,7 +305,6 @@ def tune(
     from rich.console import Console
 
     from ..recognition.bundle import ModelError, load
-    from ..training.seen import unseen
     from ..training.thresholds import tune as find
 
     if goal == "quiet" and false_per_hour is None:
@@ -308,7 +317,7 @@ def tune(
                 f"{file}: no gesture that {bundle.metadata.name} knows is said to be performed; "
                 "give a TRUTH file"
             )
-        recordings = unseen(bundle.metadata.training, recordings)
+        recordings = judges(bundle, recordings)
         with Console(stderr=True).status("running the recordings") as status:
             tuned = find(
                 bundle, recordings, false_per_hour, for_f1=goal == "f1", watch=status.update

@@ -6,52 +6,17 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
+from .model import show_scores
 from .progress import Stages
-
-if TYPE_CHECKING:
-    from ..datasets.base import HandSequence
-    from ..training.metrics import Report
+from .recordings import errors_told
 
 DATASETS = ("shrec21", "shrec22", "streams", "shrec17", "recordings")
-
-
-def load_datasets(
-    sources: Sequence[tuple[str, Path]],
-    same: dict[str, str] | None = None,
-    seed: int = 0,
-    watch: Callable[[str], None] = lambda _: None,
-) -> list[HandSequence]:
-    """Data sets by name; raises click.ClickException when one cannot be read."""
-    from ..datasets.base import DatasetError
-    from ..training.material import load
-
-    try:
-        return load(sources, same=same, seed=seed, watch=watch)
-    except (DatasetError, OSError) as error:
-        raise click.ClickException(str(error)) from None
-
-
-def load_beside(
-    sources: Sequence[tuple[str, Path]],
-    own: list[HandSequence],
-    seed: int,
-    watch: Callable[[str], None],
-) -> dict[str, list[HandSequence]]:
-    """Data sets learnt beside, by name; raises click.ClickException when one cannot be read."""
-    from ..datasets.base import DatasetError
-    from ..training import material
-
-    try:
-        return material.load_beside(sources, own, seed=seed, watch=watch)
-    except (DatasetError, OSError) as error:
-        raise click.ClickException(str(error)) from None
 
 
 def name_and_folder(
@@ -178,14 +143,15 @@ def train(
     from rich.console import Console
 
     from ..recognition.bundle import ModelError
+    from ..training.material import load, load_beside
     from ..training.recipe import Recipe, train_online, with_epochs, with_minutes
 
     torch.set_num_threads(threads or os.cpu_count() or 1)
     console = Console(stderr=True)
-    with console.status("reading") as status:
-        sequences = load_datasets([(dataset, root), *more], same, seed, status.update)
-        beside = load_beside(also, sequences, seed, status.update)
-        others: dict[str, Any] = {n: load_datasets([(n, r)], seed=seed) for n, r in other}
+    with errors_told(), console.status("reading") as status:
+        sequences = load([(dataset, root), *more], same=same, seed=seed, watch=status.update)
+        beside = load_beside(also, sequences, seed=seed, watch=status.update)
+        others: dict[str, Any] = {n: load([(n, r)], seed=seed) for n, r in other}
         for sequence in (q for group in others.values() for q in group):
             sequence.segments = [
                 replace(s, label=same.get(s.label, s.label)) for s in sequence.segments
@@ -220,18 +186,5 @@ def train(
     if as_json:
         click.echo(json.dumps({"model": str(output), "scores": outcome.metadata.scores}))
         return
-    show(console, outcome.reports)
+    show_scores(console, outcome.metadata.scores)
     console.print(f"wrote {output} ({output.stat().st_size / 1e6:.2f} MB)")
-
-
-def show(console: Any, reports: dict[str, Report]) -> None:
-    """The scores as a table."""
-    from rich.table import Table
-
-    table = Table("", "DR", "FP", "JI", "overlap", "F1", "false/h", "told after s")
-    for name, r in reports.items():
-        figures = (r.detection_rate, r.false_positives, r.jaccard, r.overlap, r.f1)
-        table.add_row(
-            name, *(f"{x:.3f}" for x in figures), f"{r.false_per_hour:.1f}", f"{r.delay:.2f}"
-        )
-    console.print(table)
