@@ -8,13 +8,18 @@ import shlex
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from .model import show_scores
 from .progress import Stages
 from .recordings import errors_told
+
+if TYPE_CHECKING:
+    from ..datasets.base import HandSequence
+    from ..training.recipe import Outcome, Recipe
 
 DATASETS = ("shrec21", "shrec22", "streams", "shrec17", "recordings")
 
@@ -52,6 +57,7 @@ Examples:
   hgr train --online --dataset shrec21 --root ~/shrec21 --and shrec22=~/shrec22 -o any.pt --all
   hgr train --online --dataset shrec22 --root ~/shrec22 --also shrec17=~/shrec17 -o hololens.pt
   hgr train --online --dataset streams --root sessions/ -o mine.pt
+  hgr train --online --dataset streams --root sessions/ -o mine.pt --from leap
   hgr train --online --dataset recordings --root takes/ --and shrec21=~/shrec21 -o mine.pt
   hgr train --online --dataset shrec17 --root ~/shrec17 --and shrec21=~/shrec21 -o both.pt \\
       --same SWIPE_LEFT=LEFT --same SWIPE_RIGHT=RIGHT --same SWIPE_X=CROSS --same SWIPE_V=V
@@ -64,6 +70,9 @@ Data sets:
   recordings        your own, one gesture a file, and a labels.csv (file,label,subject)
 Isolated gestures are spliced into streams, one person's gestures at a time, joined by moves, holds
 and, with a continuous set beside them, true idle stretches of that one.
+\b
+--from brings a model to a sensor, a place or hands that it has not seen: ten recordings with every
+gesture two or three times are a start. It keeps its gestures; others are learnt as none of them.
 """
 )
 @click.option(
@@ -80,6 +89,12 @@ and, with a continuous set beside them, true idle stretches of that one.
     "-o", "--output", type=click.Path(dir_okay=False, path_type=Path), required=True,
     help="Model file to write.",
 )  # fmt: skip
+@click.option(
+    "--from",
+    "base",
+    metavar="MODEL",
+    help="Train this model on, briefly: a shipped name, or a file of hgr train --online.",
+)
 @click.option("--name", help="The model's name.  [default: the file's]")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option(
@@ -113,6 +128,7 @@ def train(
     dataset: str,
     root: Path,
     output: Path,
+    base: str | None,
     name: str | None,
     seed: int,
     epochs: int | None,
@@ -132,6 +148,8 @@ def train(
     Whole sequences, and of isolated gestures whole people, are held out; the decoder's settings are
     chosen on them and on distorted copies of them. Ctrl-C stops without writing anything.
     """
+    if base is not None:
+        _refuse_with_from("epochs", "everything", "held_out", "also", "other")
     if not output.parent.is_dir():
         raise click.ClickException(f"{output.parent}: no such folder; make it first")
     try:
@@ -156,6 +174,12 @@ def train(
             sequence.segments = [
                 replace(s, label=same.get(s.label, s.label)) for s in sequence.segments
             ]
+    provenance = {
+        "data": f"{'+'.join([dataset, *(n for n, _ in more)])}, {len(sequences)} sequences",
+        "command": shlex.join(["hgr", *sys.argv[1:]]),
+    }
+    if beside:
+        provenance["beside"] = ", ".join(f"{n}: {len(q)} sequences" for n, q in beside.items())
     recipe = Recipe(
         name=name or output.stem,
         seed=seed,
@@ -167,17 +191,19 @@ def train(
         recipe = with_epochs(recipe, epochs, sequences)
     if minutes:
         recipe = with_minutes(recipe, minutes)
-    provenance = {
-        "data": f"{'+'.join([dataset, *(n for n, _ in more)])}, {len(sequences)} sequences",
-        "command": shlex.join(["hgr", *sys.argv[1:]]),
-    }
-    if beside:
-        provenance["beside"] = ", ".join(f"{n}: {len(q)} sequences" for n, q in beside.items())
     try:
-        with Stages(console) as watch:
-            outcome = train_online(
-                sequences, recipe, others=others, beside=beside, watch=watch, provenance=provenance
-            )
+        with errors_told(), Stages(console) as watch:
+            if base is not None:
+                outcome = _adapted(base, sequences, recipe, minutes, watch, provenance)
+            else:
+                outcome = train_online(
+                    sequences,
+                    recipe,
+                    others=others,
+                    beside=beside,
+                    watch=watch,
+                    provenance=provenance,
+                )
         outcome.save(output)
     except KeyboardInterrupt:
         raise click.ClickException("stopped; nothing was written") from None
@@ -188,3 +214,43 @@ def train(
         return
     show_scores(console, outcome.metadata.scores)
     console.print(f"wrote {output} ({output.stat().st_size / 1e6:.2f} MB)")
+
+
+def _refuse_with_from(*names: str) -> None:
+    """Options that mean nothing where a model is trained on."""
+    context = click.get_current_context()
+    for parameter in context.command.params:
+        given = context.get_parameter_source(parameter.name or "")
+        if parameter.name in names and given is ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"{parameter.opts[-1]} cannot be used with --from")
+
+
+def _adapted(
+    base: str,
+    sequences: list[HandSequence],
+    recipe: Recipe,
+    minutes: float | None,
+    watch: Stages,
+    provenance: dict[str, Any],
+) -> Outcome:
+    """``base`` trained on with what it has not learnt from; tells what is left out, and of what it
+    knows nothing."""
+    from ..recognition.bundle import load
+    from ..training.adapt import FOLDS, adapt, gentle
+    from ..training.recipe import with_minutes
+    from ..training.seen import new_to
+    from ..training.streams import labels_of
+
+    bundle = load(base)
+    m = bundle.metadata
+    kept = new_to(m.training, sequences)
+    if left_out := len(sequences) - len(kept):
+        click.echo(f"left out: {left_out} recordings that {m.name} was trained on", err=True)
+    if strange := sorted(set(labels_of(kept)) - set(m.labels)):
+        click.echo(
+            f"no gestures of {m.name}, learnt as none of them: {', '.join(strange)}", err=True
+        )
+    own = gentle(m, recipe.name, recipe.seed, recipe.other_sensors)
+    if minutes:
+        own = with_minutes(own, minutes / (1 + FOLDS))
+    return adapt(bundle, kept, own, watch=watch, provenance=provenance)

@@ -123,7 +123,7 @@ def train_online(
     held_out = set() if recipe.everything else {s.name for s in outside}
     learnt = [q for q in sequences if q.name not in held_out]
     learnt += [q for name, group in beside.items() if name not in ISOLATED for q in group]
-    trained = _fit(inside, len(labels), recipe, watch, sets)
+    trained = fit(inside, len(labels), recipe, watch, sets)
     net, verifier, dater = trained.net, trained.verifier, trained.dater
     checks = {
         "held_out": outside,
@@ -175,7 +175,7 @@ def train_online(
         for rule, kind in SCORED
     )
     if recipe.everything:
-        trained = _fit(streams, len(labels), recipe, watch, sets, trained)
+        trained = fit(streams, len(labels), _continued(recipe), watch, sets, trained, " (all)")
     metadata = Metadata(
         format=FORMAT,
         name=recipe.name,
@@ -198,12 +198,7 @@ def train_online(
             if recipe.everything
             else "all but the held-out",
             "steps": trained.steps,
-            "versions": {
-                "hgr-stream": __version__,
-                "torch": str(torch.__version__),
-                "numpy": np.__version__,
-                "python": platform.python_version(),
-            },
+            "versions": versions(),
         },
         scores={
             **{name: report.summary() for name, report in reports.items()},
@@ -216,24 +211,21 @@ def train_online(
     return Outcome(trained, metadata, reports)
 
 
-def _fit(
+def fit(
     streams: Sequence[Stream],
     classes: int,
     recipe: Recipe,
     watch: Watch,
-    beside: Sequence[BesideSet],
+    beside: Sequence[BesideSet] = (),
     start: Trained | None = None,
+    note: str = "",
 ) -> Trained:
-    """Train all three, anew or on from ``start`` with shorter and gentler schedules."""
-    note = " (all)" if start else ""
+    """Train all three, anew or on from ``start``. note: what is told besides the stages' names."""
 
     def told(stage: str) -> Progress:
         return lambda share, text: watch(stage + note, share, text)
 
-    def schedule(of: Schedule) -> Schedule:
-        return _continued(of) if start else of
-
-    rate_hz, seed = recipe.rate_hz, recipe.seed + (1000 if start else 0)
+    rate_hz, seed = recipe.rate_hz, recipe.seed
     rule = ChunkRule(
         rate_hz,
         recipe.network.frames,
@@ -242,15 +234,15 @@ def _fit(
         other_sensors=recipe.other_sensors,
     )
     net, n = train_network(
-        streams, classes, rule, schedule(recipe.network), seed, told("network"),
+        streams, classes, rule, recipe.network, seed, told("network"),
         start.net if start else None, beside,
     )  # fmt: skip
     verifier, v = train_verifier(
-        streams, classes, rate_hz, schedule(recipe.verifier), seed, told("verifier"),
+        streams, classes, rate_hz, recipe.verifier, seed, told("verifier"),
         start.verifier if start else None, beside, recipe.other_sensors,
     )  # fmt: skip
     dater, d = train_dater(
-        streams, classes, rate_hz, schedule(recipe.dater), seed, told("dater"),
+        streams, classes, rate_hz, recipe.dater, seed, told("dater"),
         start.dater if start else None,
     )  # fmt: skip
     made = {"network": n, "verifier": v, "dater": d}
@@ -258,13 +250,34 @@ def _fit(
     return Trained(net, verifier, dater, {k: before.get(k, 0) + made[k] for k in made})
 
 
-def _continued(schedule: Schedule) -> Schedule:
+def _continued(recipe: Recipe) -> Recipe:
+    """Shorter and gentler, and other chance."""
+
+    def shorter(schedule: Schedule) -> Schedule:
+        return replace(
+            schedule,
+            steps=max(round(schedule.steps * CONTINUED), 1),
+            seconds=schedule.seconds * CONTINUED,
+            rate=schedule.rate * 0.5,
+        )
+
     return replace(
-        schedule,
-        steps=max(round(schedule.steps * CONTINUED), 1),
-        seconds=schedule.seconds * CONTINUED,
-        rate=schedule.rate * 0.5,
+        recipe,
+        seed=recipe.seed + 1000,
+        network=shorter(recipe.network),
+        verifier=shorter(recipe.verifier),
+        dater=shorter(recipe.dater),
     )
+
+
+def versions() -> dict[str, str]:
+    """What a model was made with, for its metadata."""
+    return {
+        "hgr-stream": __version__,
+        "torch": str(torch.__version__),
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+    }
 
 
 def _natural(name: str) -> tuple[int, str]:

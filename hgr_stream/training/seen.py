@@ -61,6 +61,16 @@ def unseen(
     return kept
 
 
+def new_to(training: dict[str, Any], sequences: Sequence[HandSequence]) -> list[HandSequence]:
+    """Those that a model with this ``training`` metadata has not learnt from; raises DatasetError
+    when there is none."""
+    known = set(training.get("seen", ()))
+    kept = [q for q in sequences if fingerprint(q) not in known]
+    if sequences and not kept:
+        raise DatasetError("this model was trained on all of these recordings already")
+    return kept
+
+
 def _of_others(
     training: dict[str, Any], recordings: Sequence[Recording], dataset: str
 ) -> list[Recording]:

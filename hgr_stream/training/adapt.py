@@ -1,0 +1,187 @@
+"""A trained model brought to a sensor or a place that it has not seen, by a few recordings of it:
+what ``hgr train --online --from MODEL`` runs.
+
+1. The file's networks are unfolded and trained on with the recordings, briefly and gently; batch
+   norms keep their statistics.
+2. The outcome is taken between the weights before and after (``SHARE``): what lies there is as good
+   on the new sensor as what was trained to the end, or better, and still knows the gestures that
+   nobody performed in these recordings (Wortsman et al., *Robust fine-tuning of zero-shot models*,
+   CVPR 2022).
+3. The decoder's settings stay; only limits of duration are widened to what was recorded.
+4. What it is worth is told by cross-validation over whole recordings, or people where these are
+   known, before and after. The file is trained on all of them.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Final, TypeVar
+
+import msgspec
+import numpy as np
+import torch
+from torch import nn
+
+from ..datasets.base import HandSequence
+from ..recognition.bundle import Bundle
+from ..recognition.options import ClassOptions, DecoderOptions, Metadata
+from ..recognition.unfold import unfolded
+from .metrics import Report, Span, score
+from .online import Schedule
+from .recipe import SCORED, Outcome, Recipe, Trained, Watch, fit, versions
+from .seen import seen
+from .streams import Stream, to_streams
+from .validate import Grade, decode, duration_bounds, scored, spans, truths
+
+#: How far from the weights before (0) to those after (1).
+SHARE: Final = 0.7
+FOLDS: Final = 3
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def gentle(base: Metadata, name: str, seed: int = 0, other_sensors: float = 0.0) -> Recipe:
+    """Schedules for some minutes of recordings, and what ``base`` was trained to tell."""
+    rate = 2e-4
+    return Recipe(
+        name=name,
+        rate_hz=base.rate_hz,
+        boundary_delay_s=base.decoder.boundary_delay_s,
+        release_s=base.decoder.release_s,
+        seed=seed,
+        other_sensors=other_sensors,
+        network=Schedule(steps=200, rate=rate),
+        verifier=Schedule(steps=300, batch=64, rate=rate),
+        dater=Schedule(steps=200, batch=64, rate=rate),
+    )
+
+
+def adapt(
+    base: Bundle,
+    sequences: Sequence[HandSequence],
+    recipe: Recipe,
+    *,
+    watch: Watch = lambda *_: None,
+    provenance: dict[str, Any] | None = None,
+) -> Outcome:
+    """Train on, and score as the module says; nothing is written.
+
+    Gestures that the model does not know are learnt as none of its own. Raises ValueError where the
+    recordings hold none that it knows, ModelError for a model that cannot be trained on.
+    """
+    m = base.metadata
+    networks = unfolded(base)
+    streams = to_streams(sequences, m.labels)
+    if not any(s.marks for s in streams):
+        raise ValueError(f"no gesture that {m.name} knows is performed in these recordings")
+    start = Trained(networks.net, networks.verifier, networks.dater, {})
+    folds = folds_of(streams, recipe.seed)
+    judged: dict[str, dict[Grade, list[_Judged]]] = {}
+    for k, out in enumerate(folds, 1):
+        inside = [s for fold in folds if fold is not out for s in fold]
+        trained = _between(start, inside, recipe, watch, f" {k}/{len(folds)}", len(m.labels))
+        for name, form, options in (
+            ("before", start, m.decoder),
+            ("left_out", trained, widened(m.decoder, inside, m.labels)),
+        ):
+            for _, grade in SCORED:
+                rows = judged.setdefault(name, {}).setdefault(grade, [])
+                rows += _judge(form, options, m, out, grade)
+    reports: dict[str, Report] = {}
+    for name, grades in judged.items():
+        for rule, grade in SCORED:
+            suffix = "" if grade == "confirmed" else f"_{grade}"
+            there, found, seconds = zip(*grades[grade], strict=True)
+            reports[name + suffix] = score(there, found, rule, seconds)
+    note = " (all)" if folds else ""
+    outcome = _between(start, streams, recipe, watch, note, len(m.labels))
+    known = {k: v for k, v in m.training.items() if k != "seen"}
+    metadata = msgspec.structs.replace(
+        m,
+        name=recipe.name,
+        decoder=widened(m.decoder, streams, m.labels),
+        training={
+            **(provenance or {}),
+            "seed": recipe.seed,
+            "from": {"name": m.name, **known},
+            "seen": sorted({*m.training.get("seen", ()), *seen(sequences)}),
+            "trained_on": "all recordings at the end",
+            "steps": outcome.steps,
+            "versions": versions(),
+        },
+        scores={
+            **{name: found.summary() for name, found in reports.items()},
+            "of": f"{m.name} before, and after training with the other recordings"
+            if folds
+            else "nothing: too few recordings to leave some out",
+        },
+    )
+    return Outcome(outcome, metadata, reports)
+
+
+def folds_of(streams: Sequence[Stream], seed: int) -> list[list[Stream]]:
+    """``FOLDS`` parts of whole groups, none where there are fewer groups."""
+    groups: dict[tuple[str, str], list[Stream]] = {}
+    for s in streams:
+        groups.setdefault((s.group, "" if s.group else s.name), []).append(s)
+    if len(groups) < FOLDS:
+        return []
+    dealt = [list(groups.values())[i] for i in np.random.default_rng(seed).permutation(len(groups))]
+    return [[s for group in dealt[k::FOLDS] for s in group] for k in range(FOLDS)]
+
+
+def widened(
+    options: DecoderOptions, streams: Sequence[Stream], labels: Sequence[str]
+) -> DecoderOptions:
+    """Limits of duration that allow what these hold, too."""
+    limits = dict(options.per_class)
+    for label, new in duration_bounds(streams, options, labels).per_class.items():
+        old = limits.get(label, ClassOptions())
+        limits[label] = msgspec.structs.replace(
+            old,
+            min_duration_s=min(options.of(label, "min_duration_s"), new.min_duration_s or 0.0),
+            max_duration_s=max(options.of(label, "max_duration_s"), new.max_duration_s or 0.0),
+        )
+    return msgspec.structs.replace(options, per_class=limits)
+
+
+def _between(
+    start: Trained, streams: Sequence[Stream], recipe: Recipe, watch: Watch, note: str, classes: int
+) -> Trained:
+    after = fit(streams, classes, recipe, watch, start=start, note=note)
+    return replace(
+        after,
+        net=mixed(start.net, after.net),
+        verifier=mixed(start.verifier, after.verifier),
+        dater=mixed(start.dater, after.dater),
+    )
+
+
+@torch.no_grad()
+def mixed(before: M, after: M, share: float = SHARE) -> M:
+    """A network with every weight at ``share`` of the way from one to the other."""
+    found = copy.deepcopy(before)
+    for mine, new in zip(found.state_dict().values(), after.state_dict().values(), strict=True):
+        if mine.dtype.is_floating_point:
+            mine.lerp_(new, share)
+    return found.eval()
+
+
+#: Truths, events of one grade, seconds.
+_Judged = tuple[list[Span], list[Span], float]
+
+
+def _judge(
+    form: Trained, options: DecoderOptions, m: Metadata, streams: Sequence[Stream], grade: Grade
+) -> list[_Judged]:
+    items = scored(form.net, streams, m.rate_hz, m.temperature, m.verify_temperature)
+    return [
+        (
+            truths(item.stream, m.labels),
+            spans(decode(item, options, m.labels, m.rate_hz, form.verifier, form.dater), grade),
+            item.stream.seconds,
+        )
+        for item in items
+    ]
