@@ -17,9 +17,11 @@ from hgr_stream.cli.evaluate import export as export_command
 from hgr_stream.datasets.gestures import load_recordings
 from hgr_stream.recognition.bundle import ModelError
 from hgr_stream.training import evaluate as ev
-from hgr_stream.training import isolated
 from hgr_stream.training.evaluate import Model, OverlapError, wilson
-from hgr_stream.training.isolated import scaled
+from hgr_stream.training.isolated import train_isolated
+from hgr_stream.training.isolated_folds import train_folds
+from hgr_stream.training.isolated_recipe import scaled
+from hgr_stream.training.runs import export_run
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +36,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("runs") / "one"
-    isolated.train_isolated(
+    train_isolated(
         load_recordings(data), QUICK, folder, held_out=["3"], device="cpu", command="hgr train x"
     )
     return folder
@@ -107,7 +109,7 @@ def test_command_with_a_split_file(run: Path, data: Path, tmp_path: Path) -> Non
 def test_folds_are_pooled(data: Path, tmp_path: Path) -> None:
     gestures = load_recordings(data)
     recipe = scaled(QUICK, epochs=2)
-    runs = list(isolated.train_folds(gestures, recipe, tmp_path / "f", 2, device="cpu"))
+    runs = list(train_folds(gestures, recipe, tmp_path / "f", 2, device="cpu"))
     assert sorted(s for r in runs for s in r.held_out) == ["0", "1", "2", "3"]
     options = ["--dataset", "recordings", "--root", str(data), "--json"]
     done = CliRunner().invoke(
@@ -139,7 +141,7 @@ def test_export_names_where_it_comes_from(run: Path, data: Path, tmp_path: Path)
     report = tmp_path / "report.json"
     gestures = load_recordings(data)
     others = gestures.take(np.flatnonzero(np.array(gestures.subjects) == "3"))
-    isolated.export_run(run, tmp_path / "other.pt")
+    export_run(run, tmp_path / "other.pt")
     found = ev.evaluate(Model(tmp_path / "other.pt"), others)
     report.write_text(json.dumps({"model": "m", "split": "all"} | found.to_dict()))
     done = CliRunner().invoke(

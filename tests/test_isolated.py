@@ -25,11 +25,21 @@ from hgr_stream.datasets.shrec17 import load_shrec17_sequences
 from hgr_stream.messages import Frame, Hand, encode, joint_bytes
 from hgr_stream.recording import Writer
 from hgr_stream.skeleton import PARENTS, Float32, bone_lengths, mirrored, with_palm
-from hgr_stream.training import isolated
+from hgr_stream.training.batches import Batches, predict
 from hgr_stream.training.beside import moved_to
 from hgr_stream.training.distort import Distortion, Packed, another_hand, draw, resampled
 from hgr_stream.training.evaluate import Model
-from hgr_stream.training.isolated import Recipe, TrainingError, scaled
+from hgr_stream.training.isolated import Outcome, _Loop, train_isolated
+from hgr_stream.training.isolated_folds import spread, train_folds
+from hgr_stream.training.isolated_recipe import (
+    MODERN,
+    ORIGINAL,
+    Recipe,
+    TrainingError,
+    log_scores,
+    scaled,
+)
+from hgr_stream.training.runs import export_run, load_run, read_run, runs_in
 
 CLASSES = ("push", "swipe", "wave")
 QUICK = Recipe(
@@ -83,10 +93,10 @@ def gestures() -> Gestures:
 
 
 @pytest.fixture(scope="module")
-def run(gestures: Gestures, tmp_path_factory: pytest.TempPathFactory) -> isolated.Outcome:
+def run(gestures: Gestures, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("run") / "one"
-    return isolated.train_isolated(gestures, QUICK, folder, held_out=["3"], device="cpu")
+    return train_isolated(gestures, QUICK, folder, held_out=["3"], device="cpu")
 
 
 # ---- data ---------------------------------------------------------------------------------------
@@ -354,10 +364,10 @@ def test_resampling_packed_gestures() -> None:
 # ---- training -----------------------------------------------------------------------------------
 
 
-def test_learns_people_it_has_not_seen(run: isolated.Outcome) -> None:
+def test_learns_people_it_has_not_seen(run: Outcome) -> None:
     assert run.figures["accuracy/validation"] >= 0.9
     assert run.figures["accuracy/validation coarse"] >= run.figures["accuracy/validation"]
-    settings = isolated.read_run(run.folder)
+    settings = read_run(run.folder)
     assert settings["subjects"] == ["0", "1", "2"]
     assert settings["held_out"] == ["3"]
     assert list(run.folder.glob("events.out.tfevents.*"))
@@ -365,24 +375,24 @@ def test_learns_people_it_has_not_seen(run: isolated.Outcome) -> None:
 
 @pytest.mark.parametrize("coarse", [False, True])
 def test_the_file_scores_as_in_training(
-    run: isolated.Outcome, gestures: Gestures, tmp_path: Path, coarse: bool
+    run: Outcome, gestures: Gestures, tmp_path: Path, coarse: bool
 ) -> None:
     path = tmp_path / "mine.pt"
-    metadata = isolated.export_run(run.folder, path, coarse=coarse, command="hgr export")
+    metadata = export_run(run.folder, path, coarse=coarse, command="hgr export")
     assert metadata.training["subjects"] == ["0", "1", "2"]
     assert metadata.scores["accuracy/validation"] >= 0.9
     model = Model(path)
-    batches = isolated._Batches(gestures, QUICK, torch.device("cpu"))
-    logits = isolated.predict(run.net, batches, np.arange(len(gestures)))
-    expected = isolated.log_scores(run.net, logits)[0 if coarse else 1]
+    batches = Batches(gestures, QUICK, torch.device("cpu"))
+    logits = predict(run.net, batches, np.arange(len(gestures)))
+    expected = log_scores(run.net, logits)[0 if coarse else 1]
     for i in (0, 20, 71):
         with torch.inference_mode():
             given = model.bundle.module.classify(torch.from_numpy(gestures.joints(i))[None])
         assert torch.allclose(given, expected[i : i + 1], atol=1e-4)
 
 
-def test_none_is_what_has_only_begun(run: isolated.Outcome, gestures: Gestures, tmp_path) -> None:
-    isolated.export_run(run.folder, tmp_path / "mine.pt")
+def test_none_is_what_has_only_begun(run: Outcome, gestures: Gestures, tmp_path) -> None:
+    export_run(run.folder, tmp_path / "mine.pt")
     module = Model(tmp_path / "mine.pt").bundle.module
     first, last = [], []
     for i in np.flatnonzero(np.array(gestures.subjects) == "3"):
@@ -397,55 +407,49 @@ def test_none_is_what_has_only_begun(run: isolated.Outcome, gestures: Gestures, 
 
 def test_resumed_equals_unbroken(gestures: Gestures, tmp_path: Path) -> None:
     recipe = scaled(QUICK, epochs=3)
-    whole = isolated.train_isolated(gestures, recipe, tmp_path / "whole", device="cpu")
+    whole = train_isolated(gestures, recipe, tmp_path / "whole", device="cpu")
 
     def stop(epoch: int, _epochs: int, _figures: dict[str, float]) -> None:
         if epoch == 2:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        isolated.train_isolated(gestures, recipe, tmp_path / "cut", device="cpu", watch=stop)
+        train_isolated(gestures, recipe, tmp_path / "cut", device="cpu", watch=stop)
     with pytest.raises(TrainingError, match="holds a run already"):
-        isolated.train_isolated(gestures, recipe, tmp_path / "cut", device="cpu")
-    resumed = isolated.train_isolated(gestures, recipe, tmp_path / "cut", device="cpu", resume=True)
+        train_isolated(gestures, recipe, tmp_path / "cut", device="cpu")
+    resumed = train_isolated(gestures, recipe, tmp_path / "cut", device="cpu", resume=True)
     assert resumed.epochs == whole.epochs == 3
     for mine, theirs in zip(
         resumed.net.state_dict().values(), whole.net.state_dict().values(), strict=True
     ):
         assert torch.equal(mine, theirs)
     with pytest.raises(TrainingError, match="other held_out"):
-        isolated.train_isolated(
+        train_isolated(
             gestures, recipe, tmp_path / "cut", held_out=["1"], device="cpu", resume=True
         )
 
 
-def test_a_teacher_is_learnt_from(
-    run: isolated.Outcome, gestures: Gestures, tmp_path: Path
-) -> None:
+def test_a_teacher_is_learnt_from(run: Outcome, gestures: Gestures, tmp_path: Path) -> None:
     taught = scaled(QUICK, epochs=12, teachers=(str(run.folder),), distil=1.0, seed=3)
-    student = isolated.train_isolated(
-        gestures, taught, tmp_path / "s", held_out=["3"], device="cpu"
-    )
+    student = train_isolated(gestures, taught, tmp_path / "s", held_out=["3"], device="cpu")
     assert student.figures["accuracy/validation"] > 0.7  # no label was looked at
     with pytest.raises(TrainingError, match="this teacher was trained on the held-out '1'"):
-        isolated.train_isolated(gestures, taught, tmp_path / "t", held_out=["1"], device="cpu")
+        train_isolated(gestures, taught, tmp_path / "t", held_out=["1"], device="cpu")
     with pytest.raises(TrainingError, match="a teacher of other classes"):
-        isolated.train_isolated(gestures.of_coarse(), taught, tmp_path / "u", device="cpu")
+        train_isolated(gestures.of_coarse(), taught, tmp_path / "u", device="cpu")
 
 
 def test_folds_and_seeds_are_taught_by_those_who_may(gestures: Gestures, tmp_path: Path) -> None:
     recipe = scaled(QUICK, epochs=2)
-    teachers = list(isolated.train_folds(gestures, recipe, tmp_path / "t", 2, device="cpu"))
+    teachers = list(train_folds(gestures, recipe, tmp_path / "t", 2, device="cpu"))
     taught = scaled(recipe, teachers=(str(tmp_path / "t"),))
-    runs = list(
-        isolated.train_folds(gestures, taught, tmp_path / "s", 2, seeds=(0, 4), device="cpu")
-    )
+    runs = list(train_folds(gestures, taught, tmp_path / "s", 2, seeds=(0, 4), device="cpu"))
     assert [r.folder.relative_to(tmp_path / "s").as_posix() for r in runs] == [
         "seed-0/fold-1", "seed-0/fold-2", "seed-4/fold-1", "seed-4/fold-2",
     ]  # fmt: skip
-    assert isolated.runs_in(tmp_path / "s") == [r.folder for r in runs]
+    assert runs_in(tmp_path / "s") == [r.folder for r in runs]
     assert [r.held_out for r in runs] == 2 * [t.held_out for t in teachers]
-    loop = isolated._Loop(
+    loop = _Loop(
         gestures, taught, tmp_path, *divide(gestures.subjects, runs[1].held_out),
         torch.device("cpu"),
     )  # fmt: skip
@@ -454,7 +458,7 @@ def test_folds_and_seeds_are_taught_by_those_who_may(gestures: Gestures, tmp_pat
         loop.teachers[0].state_dict().values(), teachers[1].net.state_dict().values(), strict=True
     ):
         assert torch.equal(mine, theirs)
-    over = isolated.spread(runs)["accuracy/validation"]
+    over = spread(runs)["accuracy/validation"]
     by_hand = [np.mean([r.figures["accuracy/validation"] for r in runs[i : i + 2]]) for i in (0, 2)]
     assert list(over["by seed"].values()) == pytest.approx(by_hand)
     assert over["mean"] == pytest.approx(np.mean(by_hand))
@@ -469,36 +473,34 @@ def test_other_sets_are_learnt_beside(gestures: Gestures, tmp_path: Path) -> Non
     assert all(np.abs(s).max() < 1.5 for s in near.sequences)
     assert bone_lengths(near.joints(3)) == pytest.approx(bone_lengths(others.joints(3)), abs=1e-5)
     recipe = scaled(QUICK, epochs=2, beside=6, backwards=True)
-    run = isolated.train_isolated(
+    run = train_isolated(
         gestures, recipe, tmp_path / "r", held_out=["1"], device="cpu", also=[others]
     )
-    assert isolated.read_run(run.folder)["also"] == ["elsewhere"]
+    assert read_run(run.folder)["also"] == ["elsewhere"]
     state = torch.load(run.folder / "last.pt", weights_only=True)
     heads = [state["beside"][f"heads.{i}.weight"] for i in (0, 1)]
     assert [len(h) for h in heads] == [2, 3]  # their own classes, and the wanted ones backwards
-    alone = isolated.train_isolated(
+    alone = train_isolated(
         gestures, scaled(QUICK, epochs=2), tmp_path / "a", held_out=["1"], device="cpu"
     )
     assert alone.net.state_dict().keys() == run.net.state_dict().keys()
-    resumed = isolated.train_isolated(
+    resumed = train_isolated(
         gestures, recipe, run.folder, held_out=["1"], device="cpu", resume=True, also=[others]
     )
     assert resumed.epochs == 2
     with pytest.raises(TrainingError, match="other also"):
-        isolated.train_isolated(
-            gestures, recipe, run.folder, held_out=["1"], device="cpu", resume=True
-        )
+        train_isolated(gestures, recipe, run.folder, held_out=["1"], device="cpu", resume=True)
     with pytest.raises(DatasetError, match="beside is 0"):
-        isolated.train_isolated(gestures, scaled(QUICK, beside=0), tmp_path / "b", also=[others])
-    reference = scaled(isolated.MODERN, beside=4)
+        train_isolated(gestures, scaled(QUICK, beside=0), tmp_path / "b", also=[others])
+    reference = scaled(MODERN, beside=4)
     with pytest.raises(DatasetError, match="devineau: data sets are joined by the flagship"):
-        isolated.train_isolated(gestures, reference, tmp_path / "b", also=[others])
+        train_isolated(gestures, reference, tmp_path / "b", also=[others])
 
 
 def test_backwards_is_of_those_trained_on(gestures: Gestures, tmp_path: Path) -> None:
     recipe = scaled(QUICK, beside=6, backwards=True)
     inside, outside = divide(gestures.subjects, ["1"])
-    loop = isolated._Loop(gestures, recipe, tmp_path, inside, outside, torch.device("cpu"))
+    loop = _Loop(gestures, recipe, tmp_path, inside, outside, torch.device("cpu"))
     (data,) = loop.beside.data
     assert len(data.lengths) == len(inside)
     expected = gestures.sequences[inside[2]][::-1].copy()
@@ -516,25 +518,25 @@ def test_gestures_cut_from_continuous_recordings(shared_data: Path) -> None:
 
 def test_stops_when_it_gets_no_better(gestures: Gestures, tmp_path: Path) -> None:
     recipe = scaled(QUICK, epochs=30, rate=0.0, patience=2)
-    run = isolated.train_isolated(gestures, recipe, tmp_path / "r", held_out=["0"], device="cpu")
+    run = train_isolated(gestures, recipe, tmp_path / "r", held_out=["0"], device="cpu")
     assert run.epochs < 30
 
 
 def test_minutes_shorten_the_schedule(gestures: Gestures, tmp_path: Path) -> None:
     recipe = scaled(QUICK, epochs=10_000, minutes=0.01)
-    run = isolated.train_isolated(gestures, recipe, tmp_path / "r", device="cpu")
+    run = train_isolated(gestures, recipe, tmp_path / "r", device="cpu")
     assert 1 <= run.epochs < 100
 
 
-@pytest.mark.parametrize("preset", [isolated.ORIGINAL, isolated.MODERN])
-def test_reference_network(gestures: Gestures, tmp_path: Path, preset: isolated.Recipe) -> None:
+@pytest.mark.parametrize("preset", [ORIGINAL, MODERN])
+def test_reference_network(gestures: Gestures, tmp_path: Path, preset: Recipe) -> None:
     recipe = scaled(preset, epochs=3, batch=12)
-    run = isolated.train_isolated(gestures, recipe, tmp_path / "r", held_out=["1"], device="cpu")
+    run = train_isolated(gestures, recipe, tmp_path / "r", held_out=["1"], device="cpu")
     assert run.figures["accuracy/validation"] > 0.5
-    isolated.export_run(run.folder, tmp_path / "devineau.pt")
+    export_run(run.folder, tmp_path / "devineau.pt")
     model = Model(tmp_path / "devineau.pt")
-    batches = isolated._Batches(gestures, recipe, torch.device("cpu"))
-    expected = isolated.predict(run.net, batches, np.array([7]))[0].softmax(1)
+    batches = Batches(gestures, recipe, torch.device("cpu"))
+    expected = predict(run.net, batches, np.array([7]))[0].softmax(1)
     model.bundle.metadata.temperature = 1.0
     given = model.probabilities(gestures.joints(7))
     assert given == pytest.approx(expected[0].numpy(), abs=1e-4)
@@ -544,11 +546,11 @@ def test_any_channels_for_the_reference_network(gestures: Gestures, tmp_path: Pa
     flat = gestures.take(range(len(gestures)))
     flat.sequences = [s[:, [0, 1, 3, 4, 30, 31]] for s in gestures.sequences]
     flat.canonical = False
-    recipe = scaled(isolated.MODERN, epochs=1, batch=24)
-    run = isolated.train_isolated(flat, recipe, tmp_path / "r", device="cpu")
+    recipe = scaled(MODERN, epochs=1, batch=24)
+    run = train_isolated(flat, recipe, tmp_path / "r", device="cpu")
     assert run.epochs == 1
     with pytest.raises(DatasetError, match="use the model devineau"):
-        isolated.train_isolated(flat, QUICK, tmp_path / "f", device="cpu")
+        train_isolated(flat, QUICK, tmp_path / "f", device="cpu")
 
 
 def test_refuses_what_cannot_be_learnt(gestures: Gestures, tmp_path: Path) -> None:
@@ -556,14 +558,14 @@ def test_refuses_what_cannot_be_learnt(gestures: Gestures, tmp_path: Path) -> No
         np.flatnonzero((gestures.labels != 2) | (np.array(gestures.subjects) == "0"))
     )
     with pytest.raises(DatasetError, match="'wave' has no gesture of the subjects trained on"):
-        isolated.train_isolated(one, QUICK, tmp_path / "r", held_out=["0"], device="cpu")
+        train_isolated(one, QUICK, tmp_path / "r", held_out=["0"], device="cpu")
     with pytest.raises(TrainingError, match="device 'cuda:77'"):
-        isolated.train_isolated(gestures, QUICK, tmp_path / "r", device="cuda:77")
+        train_isolated(gestures, QUICK, tmp_path / "r", device="cuda:77")
     with pytest.raises(TrainingError, match="not the folder of a training"):
-        isolated.load_run(tmp_path)
+        load_run(tmp_path)
     (tmp_path / "r" / "last.pt").write_bytes(b"junk")
     with pytest.raises(TrainingError, match=r"last.pt: "):
-        isolated.train_isolated(gestures, QUICK, tmp_path / "r", device="cpu", resume=True)
+        train_isolated(gestures, QUICK, tmp_path / "r", device="cpu", resume=True)
 
 
 # ---- the command --------------------------------------------------------------------------------

@@ -67,7 +67,7 @@ def evaluate(
         from ..datasets.base import DatasetError
         from ..recognition.bundle import ModelError
         from ..training.evaluate import OverlapError, draw_confusion
-        from ..training.isolated import TrainingError
+        from ..training.isolated_recipe import TrainingError
     except ImportError as error:
         raise click.ClickException(
             f"evaluating needs {error.name}: pip install 'hgr-stream[train]'"
@@ -116,7 +116,7 @@ def _report(chosen: str, gestures: Gestures, split: str, coarse: bool) -> Report
     from rich.progress import Progress
 
     from ..training import evaluate as ev
-    from ..training.isolated import runs_in
+    from ..training.runs import runs_in
 
     runs = runs_in(chosen) if Path(chosen).is_dir() else []
     if coarse and not runs:
@@ -153,7 +153,7 @@ def _of_run(run: Path, coarse: bool) -> tuple[Any, dict[str, Any]]:
     import tempfile
 
     from ..training.evaluate import Model
-    from ..training.isolated import export_run, read_run
+    from ..training.runs import export_run, read_run
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "run.pt"
@@ -220,7 +220,8 @@ def export(
     import msgspec
 
     from ..recognition.bundle import ModelError
-    from ..training.isolated import TrainingError, export_run
+    from ..training.isolated_recipe import TrainingError
+    from ..training.runs import export_run
 
     if not output.parent.is_dir():
         raise click.ClickException(f"{output.parent}: no such folder; make it first")

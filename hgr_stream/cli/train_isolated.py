@@ -14,7 +14,7 @@ from .progress import Stages
 
 if TYPE_CHECKING:
     from ..datasets.gestures import Gestures
-    from ..training.isolated import Recipe
+    from ..training.isolated_recipe import Recipe
 
 DATASETS = ("shrec17", "recordings")
 
@@ -83,7 +83,7 @@ def chosen_recipe(
     backwards: bool | None,
 ) -> Recipe:
     """The preset with what the options change."""
-    from ..training.isolated import FLAGSHIP, MODERN, ORIGINAL, scaled
+    from ..training.isolated_recipe import FLAGSHIP, MODERN, ORIGINAL, scaled
 
     if model == "flagship" and recipe == "original":
         raise click.UsageError("--recipe original is the reference network's: add --model devineau")
@@ -222,7 +222,9 @@ def train_isolated_command(
 
         from ..datasets.base import DatasetError
         from ..recognition.bundle import ModelError
-        from ..training.isolated import Outcome, TrainingError, spread, train_folds
+        from ..training.isolated import Outcome
+        from ..training.isolated_folds import spread, train_folds
+        from ..training.isolated_recipe import TrainingError
     except ImportError as error:
         raise click.ClickException(
             f"training needs {error.name}: pip install 'hgr-stream[train]'"

@@ -269,7 +269,7 @@ class StreamingFlagship(nn.Module):
 
     forward: joints (B, n, 22, 3) metres, state (B, S) -> logits (B, n, 1+C), boundary (B, n, 2),
     embedding (B, n, G*W), state (B, S): the gesture so far, as if it ended at each frame. Output 0
-    is none, from ``none_head`` (see ``training.isolated.fit_none``). Boundaries are not told (-10
+    is none, from ``none_head`` (see ``training.isolated_outputs``). Boundaries are not told (-10
     throughout). ``initial_state(batch)`` begins a gesture. ``classify`` takes a whole one, (1, T,
     22, 3) -> (1, C), and is the last of its steps. With ``coarse`` the C are the coarse classes.
 

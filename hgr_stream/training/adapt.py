@@ -36,7 +36,7 @@ from .streams import Stream, to_streams
 from .validate import Grade, decode, duration_bounds, scored, spans, truths
 
 #: How far from the weights before (0) to those after (1).
-SHARE: Final = 0.7
+SHARE: Final = 0.6
 FOLDS: Final = 3
 
 M = TypeVar("M", bound=nn.Module)

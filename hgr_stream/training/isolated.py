@@ -2,19 +2,18 @@
 
 ``train_isolated`` is one training: a run folder with its settings, a checkpoint after every epoch
 (an interrupted run goes on where it was, to the same weights), TensorBoard curves and the network
-that is kept. ``train_folds`` is one run for each group of held-out subjects and each seed.
-The same loop trains the flagship and the reference network; they differ in how a batch of packed
-gestures becomes their input (see ``isolated_recipe``). ``runs`` makes the model file.
+that is kept. The same loop trains the flagship and the reference network; they differ in how a
+batch of packed gestures becomes their input (see ``isolated_recipe``). ``isolated_folds`` is one
+run for each group of held-out subjects and each seed, ``runs`` the folder and the model file.
 """
 
 from __future__ import annotations
 
-import copy
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,58 +24,26 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from ..datasets.base import DatasetError
-from ..datasets.gestures import Gestures, divide, fold_subjects
-from ..recognition import devineau, flagship
-from ..skeleton import N_JOINTS
+from ..datasets.gestures import Gestures, divide
+from ..recognition import flagship
+from .average import Average
+from .batches import Batches, predict
 from .beside import Beside, backwards, moved_to
-from .distort import Distortion, Packed, another_hand, draw
-from .isolated_recipe import (
-    FLAGSHIP,
-    MODERN,
-    ORIGINAL,
-    Net,
-    Recipe,
-    TrainingError,
-    build,
-    log_scores,
-    scaled,
-)
+from .distort import Distortion
+from .isolated_outputs import calibrated, fit_none
+from .isolated_recipe import Net, Recipe, TrainingError, build, log_scores
 from .runs import (
     BEST,
     LAST,
     RUN,
     SCORES,
     Curves,
-    export_run,
-    load_run,
     new_settings,
     read,
-    read_run,
     resumable,
-    runs_in,
+    teachers_for,
     write,
 )
-
-__all__ = [
-    "FLAGSHIP",
-    "MODERN",
-    "ORIGINAL",
-    "Outcome",
-    "Recipe",
-    "TrainingError",
-    "build",
-    "export_run",
-    "load_run",
-    "log_scores",
-    "pick_device",
-    "predict",
-    "read_run",
-    "runs_in",
-    "scaled",
-    "spread",
-    "train_folds",
-    "train_isolated",
-]
 
 LEAST_SEEN: Final = 0.2  # share of a gesture of which something is asked already
 
@@ -84,73 +51,8 @@ LEAST_SEEN: Final = 0.2  # share of a gesture of which something is asked alread
 Watch = Callable[[int, int, dict[str, float]], None]
 
 
-def _quiet(_epoch: int, _epochs: int, _figures: dict[str, float]) -> None:
+def quiet(_epoch: int, _epochs: int, _figures: dict[str, float]) -> None:
     return
-
-
-# ---- data on its way to the network -------------------------------------------------------------
-
-
-class _Batches:
-    """Draws distorted batches, and undistorted gestures in order, as the network takes them."""
-
-    def __init__(self, gestures: Gestures, recipe: Recipe, device: torch.device) -> None:
-        sequences: list[Any] = gestures.sequences
-        if recipe.cubic:  # done once: the paper distorts nothing
-            sequences = [devineau.resample_zoom(s) for s in sequences]
-        self.data = Packed.of(sequences)
-        self.recipe, self.device, self.canonical = recipe, device, gestures.canonical
-        self.labels = torch.from_numpy(gestures.labels)
-
-    def distorted(self, index: Tensor, g: torch.Generator) -> tuple[Tensor, Tensor]:
-        spread = self.recipe.distortion
-        if spread is None:
-            return self.plain(index)
-        frames, lengths = draw(self.data, index, spread, g)
-        if self.canonical:
-            frames = another_hand(frames.view(-1, N_JOINTS, 3), lengths, spread, g)
-        else:
-            # Channels whose meaning is not known: size and noise in the data's own units.
-            owner = torch.arange(len(lengths)).repeat_interleave(lengths)
-            size = 1 + spread.size * torch.randn(len(lengths), 1, generator=g)
-            noise = 0.02 * frames.std(0) * torch.randn(frames.shape, generator=g)
-            frames = frames * size[owner] + noise
-        return frames.to(self.device), lengths.to(self.device)
-
-    def plain(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        frames, lengths = self.data.take(index)
-        if self.canonical:
-            frames = frames.view(-1, N_JOINTS, 3)
-        return frames.to(self.device), lengths.to(self.device)
-
-
-@torch.no_grad()
-def predict(net: Net, batches: _Batches, index: NDArray[np.int64]) -> Tensor:
-    """Logits of gestures ``index``, undistorted."""
-    net.eval()
-    parts = torch.from_numpy(index).split(128)
-    return torch.cat([net.classify(net.embed(*batches.plain(i))).float().cpu() for i in parts])
-
-
-# ---- the loop -----------------------------------------------------------------------------------
-
-
-class _Average:
-    """Exponential moving average of weights and batch-norm statistics."""
-
-    def __init__(self, net: Net, keep: float) -> None:
-        self.net, self.keep = copy.deepcopy(net).eval(), keep
-
-    @torch.no_grad()
-    def update(self, net: Net, step: int) -> None:
-        keep = min(self.keep, (1 + step) / (10 + step)) if self.keep else 0.0
-        for mine, new in zip(
-            self.net.state_dict().values(), net.state_dict().values(), strict=True
-        ):
-            if mine.dtype.is_floating_point:
-                mine.lerp_(new, 1 - keep)
-            else:
-                mine.copy_(new)
 
 
 def pick_device(name: str) -> torch.device:
@@ -195,7 +97,7 @@ def train_isolated(
     held_out: Sequence[str] = (),
     device: str = "auto",
     resume: bool = False,
-    watch: Watch = _quiet,
+    watch: Watch = quiet,
     command: str = "",
     also: Sequence[Gestures] = (),
 ) -> Outcome:
@@ -251,12 +153,12 @@ class _Loop:
     ) -> None:
         self.gestures, self.recipe, self.folder, self.device = gestures, recipe, folder, device
         self.inside, self.outside = torch.from_numpy(inside), outside
-        self.batches = _Batches(gestures, recipe, device)
+        self.batches = Batches(gestures, recipe, device)
         self.coarse_of = torch.tensor(gestures.coarse_of, dtype=torch.long)
         self.net = build(recipe, len(gestures.classes), gestures.coarse_of, gestures.channels).to(
             device
         )
-        self.average = _Average(self.net, recipe.keep)
+        self.average = Average(self.net, recipe.keep)
         self.beside = self._beside(also).to(device)
         learnt = [*self.net.parameters(), *self.beside.parameters()]
         weights = [p for p in learnt if p.ndim > 1]
@@ -277,7 +179,7 @@ class _Loop:
         self.teachers = [
             teacher.to(device).requires_grad_(False)
             for folder in recipe.teachers
-            for teacher in _teachers(Path(folder), gestures, held_out)
+            for teacher in teachers_for(Path(folder), gestures, held_out)
         ]
 
     def _beside(self, also: Sequence[Gestures]) -> Beside:
@@ -310,15 +212,15 @@ class _Loop:
                 self.since_best = 0 if better else self.since_best + 1
                 if better:
                     self.best = {**figures, "epoch": float(self.epoch)}
-                    write(self.folder / BEST, self.average.net.state_dict())
+                    write(self.folder / BEST, self.average.module.state_dict())
                 self._save()
                 watch(self.epoch, recipe.epochs, figures)
                 if recipe.patience and self.since_best >= recipe.patience:
                     break
-        self.average.net.load_state_dict(read(self.folder / BEST))
+        self.average.module.load_state_dict(read(self.folder / BEST))
         self._finish()
         return Outcome(
-            self.folder, self.average.net, self.best, held_out, self.epoch, recipe.seed,
+            self.folder, self.average.module, self.best, held_out, self.epoch, recipe.seed,
             len(self.outside),
         )  # fmt: skip
 
@@ -451,8 +353,8 @@ class _Loop:
         if not len(self.outside):
             return {}
         labels = self.batches.labels[torch.from_numpy(self.outside)]
-        logits = predict(self.average.net, self.batches, self.outside)
-        coarse, fine = log_scores(self.average.net, logits)
+        logits = predict(self.average.module, self.batches, self.outside)
+        coarse, fine = log_scores(self.average.module, logits)
         figures = {
             "loss/validation": F.nll_loss(fine, labels).item(),
             "accuracy/validation": (fine.argmax(1) == labels).float().mean().item(),
@@ -465,7 +367,7 @@ class _Loop:
     def _finish(self) -> None:
         """What the model file needs besides the weights: temperature, and the none output."""
         temperature = self.recipe.temperature
-        net = self.average.net
+        net = self.average.module
         if not temperature and len(self.outside):
             logits = predict(net, self.batches, self.outside)
             labels = self.batches.labels[torch.from_numpy(self.outside)]
@@ -482,7 +384,7 @@ class _Loop:
         state = {
             "net": self.net.state_dict(),
             "beside": self.beside.state_dict(),
-            "average": self.average.net.state_dict(),
+            "average": self.average.module.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "draw": self.draw.get_state(),
             "dropout": torch.get_rng_state(),
@@ -498,129 +400,9 @@ class _Loop:
         state = read(self.folder / LAST)
         self.net.load_state_dict(state["net"])
         self.beside.load_state_dict(state.get("beside", {}))
-        self.average.net.load_state_dict(state["average"])
+        self.average.module.load_state_dict(state["average"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.draw.set_state(state["draw"].cpu())
         torch.set_rng_state(state["dropout"].cpu())
         self.step, self.epoch, self.spent_s = state["step"], state["epoch"], state["spent_s"]
         self.best, self.since_best = state["best"], state["since_best"]
-
-
-def _teachers(folder: Path, gestures: Gestures, held_out: set[str]) -> list[Net]:
-    """The networks in a folder that have not seen the held-out; raises TrainingError for none.
-
-    Of a folder of folds it is the fold that held them out, too: so that folds can be taught.
-    """
-    fit, first = [], ""
-    for run in runs_in(folder):
-        net, settings, _ = load_run(run)
-        if settings["classes"] != gestures.classes or settings["canonical"] != gestures.canonical:
-            raise TrainingError(f"{run}: a teacher of other classes or channels")
-        seen = sorted(held_out & set(settings["subjects"]), key=lambda s: (len(s), s))
-        if settings["data"] == gestures.data and seen:
-            first = first or seen[0]
-        else:
-            fit.append(net)
-    if not fit:
-        raise TrainingError(f"{folder}: this teacher was trained on the held-out {first!r}")
-    return fit
-
-
-def train_folds(
-    gestures: Gestures,
-    recipe: Recipe,
-    out: str | Path,
-    folds: int = 0,
-    *,
-    held_out: Sequence[str] = (),
-    seeds: Sequence[int] = (),
-    device: str = "auto",
-    resume: bool = False,
-    watch: Watch = _quiet,
-    command: str = "",
-    also: Sequence[Gestures] = (),
-) -> Iterator[Outcome]:
-    """A run for each group of subjects (as many folds as subjects leave one out) and each seed.
-
-    Runs are ``out/fold-K``, with several seeds ``out/seed-S/fold-K``; with no folds ``held_out``
-    are left out every time and runs are ``out/seed-S``.
-    """
-    groups = fold_subjects(gestures.subjects, folds) if folds else [list(held_out)]
-    single = not folds and len(seeds) < 2
-    for seed in seeds or (recipe.seed,):
-        base = Path(out) / f"seed-{seed}" if len(seeds) > 1 else Path(out)
-        for k, group in enumerate(groups):
-            folder = base / f"fold-{k + 1}" if folds else base
-            go_on = resume and (single or (folder / LAST).exists())
-            yield train_isolated(
-                gestures, replace(recipe, seed=seed), folder, held_out=group, device=device,
-                resume=go_on, watch=watch, command=command, also=also,
-            )  # fmt: skip
-
-
-def spread(outcomes: Sequence[Outcome]) -> dict[str, dict[str, Any]]:
-    """Held-out accuracies over runs: mean, by seed, and deviations of the seeds and of all runs."""
-    found: dict[str, dict[str, Any]] = {}
-    for name in outcomes[0].figures:
-        if "accuracy/validation" not in name:
-            continue
-        seeds: dict[int, list[tuple[float, int]]] = {}
-        for o in outcomes:
-            seeds.setdefault(o.seed, []).append((o.figures[name], o.gestures))
-        means = {s: sum(a * n for a, n in r) / sum(n for _, n in r) for s, r in seeds.items()}
-        found[name] = {
-            "mean": float(np.mean(list(means.values()))),
-            "by seed": {str(s): m for s, m in means.items()},
-            "deviation of seeds": float(np.std(list(means.values()), ddof=min(len(means) - 1, 1))),
-            "deviation of runs": float(np.std([o.figures[name] for o in outcomes])),
-        }
-    return found
-
-
-def calibrated(log_probabilities: Tensor, labels: Tensor) -> float:
-    """The temperature that makes held-out scores most likely; a search, so it cannot diverge."""
-    temperatures = torch.logspace(-1, 1, 201)
-    losses = [F.cross_entropy(log_probabilities / t, labels).item() for t in temperatures]
-    return round(float(temperatures[int(np.argmin(losses))]), 4)
-
-
-def fit_none(
-    net: flagship.FlagshipNet, batches: _Batches, index: NDArray[np.int64], seed: int
-) -> nn.Linear:
-    """Output 0 for the stream: fitted on the trained network, whose weights stay as they are.
-
-    Isolated gestures hold no idle hand. What they do hold is beginnings in which nothing can be
-    told yet: none is learnt on the first 3 to 15 % of gestures, against 70 to 100 % of them.
-    """
-    g = torch.Generator().manual_seed(seed)
-    rows, given, none = [], [], []
-    net.eval()
-    with torch.no_grad():
-        for part in torch.from_numpy(index).split(128):
-            for low, high in ((0.03, 0.15), (0.03, 0.15), (0.7, 1.0)):
-                frames, lengths = batches.plain(part)
-                cut = torch.rand(len(part), generator=g) * (high - low) + low
-                n = (lengths * cut.to(lengths.device)).round().clamp_min(1).long()
-                place = torch.cat([torch.arange(int(k)) for k in lengths]).to(n.device)
-                x = net.embed(frames[place < n.repeat_interleave(lengths)], n)
-                rows.append(x)
-                given.append(net.agree(net.classify(x))[1])
-                none.append(torch.full((len(part),), low < 0.5))
-    x, scores = torch.cat(rows).cpu(), torch.cat(given).cpu().exp().amax(1).log()
-    is_none = torch.cat(none).float()
-    head = nn.Linear(x.shape[1], 1)
-    nn.init.zeros_(head.weight)
-    nn.init.zeros_(head.bias)
-    spread, mean = x.std(0).clamp_min(1e-3), x.mean(0)
-    z = (x - mean) / spread
-    optimiser = torch.optim.Adam(head.parameters(), lr=0.02, weight_decay=1e-4)
-    for _ in range(150):
-        # None against the best gesture: its log-probability is the logit to beat.
-        loss = F.binary_cross_entropy_with_logits(head(z).squeeze(1) - scores, is_none)
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-    with torch.no_grad():
-        head.weight /= spread
-        head.bias.sub_(head.weight @ mean)
-    return head

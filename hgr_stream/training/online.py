@@ -13,7 +13,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from ..recognition.causal import CausalNet
 from ..recognition.segments import SegmentDater, SegmentVerifier, stretched
 from ..skeleton import Float32
 from . import augment
+from .average import Average
 from .online_beside import (
     WEIGHT,
     BesideSet,
@@ -51,24 +52,6 @@ class Schedule:
     rate: float = 2e-3
     decay: float = 0.02
     seconds: float = 0.0
-
-
-class _Average(Generic[M]):
-    """Exponential moving average of weights and batch-norm statistics."""
-
-    def __init__(self, module: M, keep: float) -> None:
-        self.module, self.keep = copy.deepcopy(module).eval(), keep
-
-    @torch.no_grad()
-    def update(self, module: nn.Module, step: int) -> None:
-        keep = min(self.keep, (1 + step) / (10 + step))
-        for mine, new in zip(
-            self.module.state_dict().values(), module.state_dict().values(), strict=True
-        ):
-            if mine.dtype.is_floating_point:
-                mine.lerp_(new, 1 - keep)
-            else:
-                mine.copy_(new)
 
 
 class _Clock:
@@ -116,7 +99,7 @@ def _fit(
     """Train ``module`` on the loss of one batch after another; its averaged weights in eval mode,
     and the steps made. The loss that is shown remembers ``memory`` of the one before."""
     optimizer = _optimizer(module, schedule)
-    average = _Average(module, 0.995)
+    average = Average(module, 0.995)
     clock = _Clock(schedule)
     step, shown = 0, 0.0
     while (share := clock.share(step)) < 1.0:

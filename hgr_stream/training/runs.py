@@ -214,3 +214,23 @@ def export_run(
 
 def _own_scores(best: dict[str, float]) -> dict[str, float]:
     return {k: round(v, 4) for k, v in best.items() if "validation" in k}
+
+
+def teachers_for(folder: Path, gestures: Gestures, held_out: set[str]) -> list[Net]:
+    """The networks in a folder that have not seen the held-out; raises TrainingError for none.
+
+    Of a folder of folds it is the fold that held them out, too: so that folds can be taught.
+    """
+    fit, first = [], ""
+    for run in runs_in(folder):
+        net, settings, _ = load_run(run)
+        if settings["classes"] != gestures.classes or settings["canonical"] != gestures.canonical:
+            raise TrainingError(f"{run}: a teacher of other classes or channels")
+        seen = sorted(held_out & set(settings["subjects"]), key=lambda s: (len(s), s))
+        if settings["data"] == gestures.data and seen:
+            first = first or seen[0]
+        else:
+            fit.append(net)
+    if not fit:
+        raise TrainingError(f"{folder}: this teacher was trained on the held-out {first!r}")
+    return fit

@@ -1,0 +1,33 @@
+"""The moving average of a training's weights: what is kept of it."""
+
+from __future__ import annotations
+
+import copy
+from typing import Generic, TypeVar
+
+import torch
+from torch import nn
+
+M = TypeVar("M", bound=nn.Module)
+
+
+class Average(Generic[M]):
+    """Exponential moving average of weights and batch-norm statistics, as ``module``, in eval mode.
+
+    keep: how much of it a step leaves, less in the first; 0: it is what was last trained.
+    """
+
+    def __init__(self, module: M, keep: float) -> None:
+        self.module, self.keep = copy.deepcopy(module).eval(), keep
+
+    @torch.no_grad()
+    def update(self, module: nn.Module, step: int) -> None:
+        """Take in the weights after ``step`` steps."""
+        keep = min(self.keep, (1 + step) / (10 + step)) if self.keep else 0.0
+        for mine, new in zip(
+            self.module.state_dict().values(), module.state_dict().values(), strict=True
+        ):
+            if mine.dtype.is_floating_point:
+                mine.lerp_(new, 1 - keep)
+            else:
+                mine.copy_(new)
