@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hgr_stream.recognition import bundle, flagship
+from hgr_stream.recognition import bundle, flagship, flagship_stream
 from hgr_stream.recognition.options import FORMAT, Metadata
 from hgr_stream.skeleton import with_palm
 from hgr_stream.training.evaluate import Model
@@ -48,7 +48,7 @@ def test_gesture_and_steps_agree(net: flagship.FlagshipNet, coarse: bool) -> Non
     joints = gestures()
     with torch.inference_mode():
         expected = net(joints, LENGTHS)[0 if coarse else 1]
-        module = flagship.export(net, coarse=coarse)
+        module = flagship_stream.export(net, coarse=coarse)
         assert expected.exp().sum(1) == pytest.approx(1, abs=1e-5)
         assert expected.std() > 0.1
         for i, n in enumerate(LENGTHS.tolist()):
@@ -77,7 +77,7 @@ def test_beginnings_are_cut_gestures(net: flagship.FlagshipNet) -> None:
 
 def test_each_frame_is_the_verdict_on_the_gesture_so_far(net: flagship.FlagshipNet) -> None:
     joints = gestures(1)
-    module = flagship.export(net)
+    module = flagship_stream.export(net)
     with torch.inference_mode():
         logits, _, embedding, _ = module(joints, module.initial_state(4))
         running = logits[..., 1:]
@@ -90,7 +90,7 @@ def test_each_frame_is_the_verdict_on_the_gesture_so_far(net: flagship.FlagshipN
 
 def test_hands_of_different_ages_share_a_batch(net: flagship.FlagshipNet) -> None:
     joints = gestures(2)
-    module = flagship.export(net)
+    module = flagship_stream.export(net)
     with torch.inference_mode():
         alone = module(joints[:1, :30], module.initial_state(1))[0][0, -1]
         other = module(joints[1:2, :29], module.initial_state(1))[0][0, -1]
@@ -103,7 +103,7 @@ def test_hands_of_different_ages_share_a_batch(net: flagship.FlagshipNet) -> Non
 
 
 def test_state_is_only_read(net: flagship.FlagshipNet) -> None:
-    module = flagship.export(net)
+    module = flagship_stream.export(net)
     state = module.initial_state(4)
     module(gestures(), state)
     assert not state.any()
@@ -111,7 +111,7 @@ def test_state_is_only_read(net: flagship.FlagshipNet) -> None:
 
 def test_runs_for_days(net: flagship.FlagshipNet) -> None:
     """The age goes back by whole periods before a float stops counting."""
-    plain = flagship.StreamingFlagship(net)
+    plain = flagship_stream.StreamingFlagship(net)
     joints = gestures(3, 80)[:1]
     with torch.inference_mode():
         _, _, _, state = plain(joints[:, :60], plain.initial_state(1))
@@ -130,7 +130,7 @@ def test_file_keeps_the_contract(net: flagship.FlagshipNet, tmp_path: Path) -> N
     path = tmp_path / "tiny.pt"
     metadata = Metadata(FORMAT, "tiny", "streaming", ["A1", "A2", "B1", "B2"], 30.0, 1, 1)
     none = nn.Linear(4 * 24 * 3, 1)
-    bundle.save(flagship.export(net, none), metadata, path)
+    bundle.save(flagship_stream.export(net, none), metadata, path)
     model = Model(path)
     joints = gestures(4)
     with torch.inference_mode():
@@ -157,4 +157,4 @@ def test_wrong_sizes_are_named() -> None:
     with pytest.raises(ValueError, match="coarse_of names 2 of 3"):
         flagship.FlagshipNet(3, (0, 1))
     with pytest.raises(ValueError, match="no coarse classes"):
-        flagship.StreamingFlagship(flagship.FlagshipNet(3), coarse=True)
+        flagship_stream.StreamingFlagship(flagship.FlagshipNet(3), coarse=True)

@@ -17,7 +17,7 @@ from torch import nn
 
 import hgr_stream.recognition
 from hgr_stream.datasets.shrec21 import load_shrec21
-from hgr_stream.recognition import bundle, features, flagship, segments, steppers
+from hgr_stream.recognition import bundle, features, flagship, flagship_stream, segments, steppers
 from hgr_stream.recognition.bundle import Bundle
 from hgr_stream.recognition.engine import Engine
 from hgr_stream.recognition.options import FORMAT, Metadata
@@ -199,7 +199,7 @@ def tiny_flagship(**shape: object) -> Bundle:
     labels = [f"G{i}" for i in range(6)]
     metadata = Metadata(FORMAT, "tiny", "streaming", labels, 30.0, 1, 1)
     none = nn.Linear(4 * net.width * len(net.branches), 1)
-    return Bundle(metadata, flagship.export(net, none), Path("tiny.pt"))
+    return Bundle(metadata, flagship_stream.export(net, none), Path("tiny.pt"))
 
 
 @pytest.mark.parametrize(
@@ -242,7 +242,7 @@ def test_a_width_that_does_not_fit_runs_as_torchscript(caplog: pytest.LogCapture
 class Strange(nn.Module):
     """Has weights by our names and does something else with them."""
 
-    def __init__(self, inside: flagship.StreamingFlagship) -> None:
+    def __init__(self, inside: flagship_stream.StreamingFlagship) -> None:
         super().__init__()
         self.inside = inside
 
@@ -266,7 +266,7 @@ def test_a_network_that_does_something_else_is_found_out(caplog: pytest.LogCaptu
     net = flagship.FlagshipNet(6, width=16, branches=1, dilations=(1, 2)).eval()
     with torch.no_grad():
         net.opinions()[0].head.weight *= 12
-    module = torch.jit.script(Strange(flagship.StreamingFlagship(net)).eval())
+    module = torch.jit.script(Strange(flagship_stream.StreamingFlagship(net)).eval())
     metadata = Metadata(FORMAT, "odd", "streaming", [f"G{i}" for i in range(6)], 30.0, 1, 1)
     model = Bundle(metadata, module, Path("odd.pt"))
     with caplog.at_level(logging.WARNING):

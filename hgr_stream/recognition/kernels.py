@@ -1,5 +1,5 @@
 """The step of our two networks as compiled loops: what ``causal.StreamingNet`` and
-``flagship.StreamingFlagship`` do in hundreds of small tensor operations, in one call.
+``flagship_stream.StreamingFlagship`` do in hundreds of small tensor operations, in one call.
 
 A step is some 0.4 M multiplications; what it costs is calls, and reading the weights once. So all
 weights lie in one array, in the order of their use, everything else is scratch that stays in the

@@ -21,7 +21,7 @@ from torch import nn
 
 from .. import __version__
 from ..datasets.gestures import Gestures
-from ..recognition import bundle, devineau, flagship
+from ..recognition import bundle, devineau, flagship, flagship_stream
 from ..recognition.options import FORMAT, Metadata
 from .isolated_recipe import Net, Recipe, TrainingError, build
 
@@ -206,7 +206,7 @@ def export_run(
     if isinstance(net, flagship.FlagshipNet):
         none = nn.Linear(4 * net.width * len(net.branches), 1)
         none.load_state_dict({k: torch.tensor(v) for k, v in found["none"].items()})
-        bundle.save(flagship.export(net, none, coarse), metadata, output)
+        bundle.save(flagship_stream.export(net, none, coarse), metadata, output)
     else:
         devineau.export_devineau(net.net, metadata, output, int8)
     return metadata
