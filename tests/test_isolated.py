@@ -540,6 +540,13 @@ def test_reference_network(gestures: Gestures, tmp_path: Path, preset: Recipe) -
     model.bundle.metadata.temperature = 1.0
     given = model.probabilities(gestures.joints(7))
     assert given == pytest.approx(expected[0].numpy(), abs=1e-4)
+    metadata = export_run(run.folder, tmp_path / "coarse.pt", coarse=True)
+    assert metadata.labels == gestures.coarse_classes
+    summed = np.zeros(len(metadata.labels))
+    np.add.at(summed, list(gestures.coarse_of), expected[0].numpy())
+    model = Model(tmp_path / "coarse.pt")
+    model.bundle.metadata.temperature = 1.0
+    assert model.probabilities(gestures.joints(7)) == pytest.approx(summed, abs=1e-4)
 
 
 def test_any_channels_for_the_reference_network(gestures: Gestures, tmp_path: Path) -> None:

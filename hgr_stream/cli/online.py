@@ -300,7 +300,8 @@ def tune(
 
     Prints a [recognition.threshold] table for the config. For few false events record an hour in
     which people do what they do there, gestures and all: thresholds are as good as the recording is
-    long. For a new sensor (--for f1) ten recordings with every gesture two or three times will do.
+    long. For a new sensor (--for f1) ten recordings with every gesture two or three times will do;
+    the same recordings do more with hgr train --online --from MODEL.
     """
     from rich.console import Console
 

@@ -15,7 +15,7 @@ import functools
 import itertools
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -430,25 +430,50 @@ class _OnJoints(nn.Module):
         return self.fast(joints.flatten(2))  # type: ignore[no-any-return]
 
 
-def script_devineau(net: Devineau, size: int | None = None, int8: bool = False) -> Any:
+class _Coarse(nn.Module):
+    """Of a model's logits (B, C) log-probabilities (B, K): each coarse class is the sum of its."""
+
+    coarse_of: Tensor
+
+    def __init__(self, inside: nn.Module, coarse_of: Sequence[int]) -> None:
+        super().__init__()
+        self.inside, self.coarse = inside, max(coarse_of) + 1
+        self.register_buffer("coarse_of", torch.tensor(coarse_of, dtype=torch.long))
+
+    def forward(self, joints: Tensor) -> Tensor:
+        fine = self.inside(joints).softmax(1)
+        empty = torch.zeros(fine.shape[0], self.coarse)
+        return empty.index_add(1, self.coarse_of, fine).clamp_min(1e-12).log()
+
+
+def script_devineau(
+    net: Devineau, size: int | None = None, int8: bool = False, coarse_of: Sequence[int] = ()
+) -> Any:
     """A frozen TorchScript module (B, size, 22, 3) canonical joints -> logits (B, classes).
 
-    ``size`` frames (default: the network's duration) are zoomed inside to the duration. Raises
-    ModelError if the network does not take 22 joints in 3 dimensions.
+    ``size`` frames (default: the network's duration) are zoomed inside to the duration.
+    ``coarse_of`` tells each class's coarse one, of which log-probabilities (B, K) are given then.
+    Raises ModelError if the network does not take 22 joints in 3 dimensions.
     """
     if net.channels != CHANNELS:
         raise ModelError(f"devineau: {net.channels} channels; canonical joints are {CHANNELS}")
-    scripted = torch.jit.script(_OnJoints(FastDevineau(net, size, int8)).eval())
-    return torch.jit.freeze(scripted)
+    module: nn.Module = _OnJoints(FastDevineau(net, size, int8))
+    if coarse_of:
+        module = _Coarse(module, coarse_of)
+    return torch.jit.freeze(torch.jit.script(module.eval()))
 
 
 def export_devineau(
-    net: Devineau, metadata: Metadata, path: str | Path, int8: bool = False
+    net: Devineau,
+    metadata: Metadata,
+    path: str | Path,
+    int8: bool = False,
+    coarse_of: Sequence[int] = (),
 ) -> None:
     """Write the network as a windowed model file; ``metadata.size`` is the window.
 
-    Raises ModelError if metadata and network clash.
+    coarse_of: see ``script_devineau``. Raises ModelError if metadata and network clash.
     """
     if metadata.kind != "windowed":
         raise ModelError(f"{path}: devineau is a windowed network, metadata says {metadata.kind}")
-    save(script_devineau(net, metadata.size, int8), metadata, path)
+    save(script_devineau(net, metadata.size, int8, coarse_of), metadata, path)

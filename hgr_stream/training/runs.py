@@ -208,7 +208,8 @@ def export_run(
         none.load_state_dict({k: torch.tensor(v) for k, v in found["none"].items()})
         bundle.save(flagship_stream.export(net, none, coarse), metadata, output)
     else:
-        devineau.export_devineau(net.net, metadata, output, int8)
+        coarse_of = settings["coarse_of"] if coarse else ()
+        devineau.export_devineau(net.net, metadata, output, int8, coarse_of)
     return metadata
 
 
