@@ -113,7 +113,8 @@ def adapt(
         },
         scores={
             **{name: found.summary() for name, found in reports.items()},
-            "of": f"{m.name} before, and after training with the other recordings"
+            "of": f"{m.name} before, and after training with the other recordings; "
+            f"{sum(len(s.marks) for s in streams)} gestures: one more or less is often chance"
             if folds
             else "nothing: too few recordings to leave some out",
         },
