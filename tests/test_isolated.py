@@ -492,9 +492,21 @@ def test_other_sets_are_learnt_beside(gestures: Gestures, tmp_path: Path) -> Non
         train_isolated(gestures, recipe, run.folder, held_out=["1"], device="cpu", resume=True)
     with pytest.raises(DatasetError, match="beside is 0"):
         train_isolated(gestures, scaled(QUICK, beside=0), tmp_path / "b", also=[others])
-    reference = scaled(MODERN, beside=4)
-    with pytest.raises(DatasetError, match="devineau: data sets are joined by the flagship"):
-        train_isolated(gestures, reference, tmp_path / "b", also=[others])
+    others.canonical = False
+    with pytest.raises(DatasetError, match="elsewhere: its channels are no hand"):
+        train_isolated(gestures, recipe, tmp_path / "b", also=[others])
+
+
+def test_the_reference_network_learns_beside_others(gestures: Gestures, tmp_path: Path) -> None:
+    others = gestures.take(range(0, len(gestures), 2))
+    others.data = "elsewhere"
+    recipe = scaled(MODERN, epochs=1, batch=24, beside=4, backwards=True)
+    run = train_isolated(
+        gestures, recipe, tmp_path / "r", held_out=["1"], device="cpu", also=[others]
+    )
+    state = torch.load(run.folder / "last.pt", weights_only=True)
+    assert [len(state["beside"][f"heads.{i}.weight"]) for i in (0, 1)] == [3, 3]
+    assert not any("heads" in k for k in run.net.state_dict())
 
 
 def test_backwards_is_of_those_trained_on(gestures: Gestures, tmp_path: Path) -> None:

@@ -156,7 +156,7 @@ Then: hgr evaluate runs/s17 ..., hgr export runs/s17 -o mine.pt, tensorboard --l
               "have not seen whom is held out (repeatable).")  # fmt: skip
 @click.option("--also", multiple=True, metavar="NAME=DIR",
               help="Learn another data set beside, its labels apart: shrec17, shrec21, shrec22, "
-              "recordings (repeatable; flagship).")  # fmt: skip
+              "recordings (repeatable).")  # fmt: skip
 @click.option("--beside", type=click.IntRange(0, 256),
               help="Gestures of each of these in every batch.")  # fmt: skip
 @click.option("--backwards/--no-backwards", default=None,

@@ -137,6 +137,11 @@ class Devineau(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, duration, channels) -> (batch, classes)."""
+        out: Tensor = self.output(self.embed(x))
+        return out
+
+    def embed(self, x: Tensor) -> Tensor:
+        """(batch, duration, channels) -> what is classified, (batch, HIDDEN)."""
         if x.ndim != 3 or x.shape[1] != self.duration or x.shape[2] != self.channels:
             raise ValueError(
                 f"wants (batch, {self.duration}, {self.channels}), got {tuple(x.shape)}"
@@ -152,8 +157,7 @@ class Devineau(nn.Module):
             y = F.avg_pool2d(self.dropout(y) if layer == 2 else y, (1, 2))
         residual = F.avg_pool2d(x[..., : 8 * y.shape[-1]], (1, 8))
         maps = torch.cat([y.unflatten(1, (self.channels, -1)), residual.unsqueeze(2)], dim=2)
-        out: Tensor = self.output(self.hidden(maps.flatten(1)).relu())
-        return out
+        return self.hidden(maps.flatten(1)).relu()  # type: ignore[no-any-return]
 
     def _released_names(self) -> dict[str, tuple[str, int | None]]:
         """The release's key -> (ours, the channel whose part it is; None: all of it)."""

@@ -180,6 +180,7 @@ class FlagshipNet(nn.Module):
         self.classes, self.coarse_of = classes, coarse_of
         self.coarse = max(coarse_of) + 1 if coarse_of else 0
         self.width, self.dilations, self.attention = width, dilations, attention
+        self.pooled = 4 * width * branches  #: what is classified, of each gesture
         self.register_buffer("projection", projection(), persistent=False)
         self.register_buffer("scales", move_scales(), persistent=False)
         self.norm_in = nn.BatchNorm1d(N_FEATURES, affine=False)

@@ -121,8 +121,10 @@ def train_isolated(
         )
     if also or recipe.backwards:
         odd = next((g.data for g in (*also, gestures) if not g.canonical), None)
-        if recipe.model != "flagship" or odd:
-            raise DatasetError(f"{odd or recipe.model}: data sets are joined by the flagship only")
+        if odd:
+            raise DatasetError(
+                f"{odd}: its channels are no hand; only hands learn beside others"
+            )
         if not recipe.beside:
             raise DatasetError("beside is 0: no gesture of the other data sets would be seen")
     folder = Path(out)
@@ -187,8 +189,7 @@ class _Loop:
         sets, recipe = [moved_to(g, self.gestures) for g in also], self.recipe
         if recipe.backwards:
             sets.append(backwards(self.gestures.take(self.inside.tolist())))
-        pooled = 4 * recipe.width * recipe.branches
-        return Beside(sets, pooled, recipe.beside, recipe.dropout)
+        return Beside(sets, self.net.pooled, recipe.beside, recipe.dropout)
 
     def run(self, resume: bool, watch: Watch, held_out: list[str]) -> Outcome:
         recipe = self.recipe

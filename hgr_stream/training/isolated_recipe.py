@@ -83,9 +83,10 @@ def scaled(recipe: Recipe, **changes: Any) -> Recipe:
 
 
 class _Whole(nn.Module):
-    """The reference network on packed gestures: resampled to its duration, then classified."""
+    """The reference network on packed gestures, which are resampled to its duration."""
 
     coarse = 0
+    pooled = devineau.HIDDEN
 
     def __init__(self, channels: int, classes: int, dropout: float, seed: int) -> None:
         super().__init__()
@@ -94,10 +95,10 @@ class _Whole(nn.Module):
         )
 
     def embed(self, frames: Tensor, lengths: Tensor) -> Tensor:
-        return resampled(frames.flatten(1), lengths, devineau.DURATION)
+        return self.net.embed(resampled(frames.flatten(1), lengths, devineau.DURATION))
 
     def classify(self, x: Tensor) -> Tensor:
-        return self.net(x).unsqueeze(1)  # type: ignore[no-any-return]
+        return self.net.output(x).unsqueeze(1)  # type: ignore[no-any-return]
 
 
 Net = flagship.FlagshipNet | _Whole

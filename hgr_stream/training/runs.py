@@ -204,7 +204,7 @@ def export_run(
         scores={**_own_scores(found["best"]), **(scores or {})},
     )
     if isinstance(net, flagship.FlagshipNet):
-        none = nn.Linear(4 * net.width * len(net.branches), 1)
+        none = nn.Linear(net.pooled, 1)
         none.load_state_dict({k: torch.tensor(v) for k, v in found["none"].items()})
         bundle.save(flagship_stream.export(net, none, coarse), metadata, output)
     else:
