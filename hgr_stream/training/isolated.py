@@ -122,9 +122,7 @@ def train_isolated(
     if also or recipe.backwards:
         odd = next((g.data for g in (*also, gestures) if not g.canonical), None)
         if odd:
-            raise DatasetError(
-                f"{odd}: its channels are no hand; only hands learn beside others"
-            )
+            raise DatasetError(f"{odd}: its channels are no hand; only hands learn beside others")
         if not recipe.beside:
             raise DatasetError("beside is 0: no gesture of the other data sets would be seen")
     folder = Path(out)
