@@ -10,6 +10,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from hgr_stream.cli import cli
 from hgr_stream.cli.train_online import train
 from hgr_stream.datasets.convert import open_recordings
 from hgr_stream.recognition import bundle
@@ -180,6 +181,9 @@ def test_the_command_brings_a_model_to_another_sensor(
     for known in (place, base.parent / "data"):
         with pytest.raises(ValueError, match="trained on all of these"):
             unseen(m.training, list(open_recordings([known], "shrec21")))
+    shown = CliRunner().invoke(cli, ["model", "show", str(out)]).output
+    assert "before that" in shown
+    assert "base: hgr " in " ".join(shown.split())
     # It can be trained on again, by others.
     assert unfolded(bundle.load(out)).net.classes == 2
     code, _, noted = invoke(out, place, tmp_path / "again.pt")

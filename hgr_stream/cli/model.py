@@ -133,6 +133,8 @@ def _facts(m: Metadata) -> Iterator[tuple[str, str]]:
     for key in ("data", "command", "export", "seed", "trained_on"):
         if t.get(key) not in (None, ""):
             yield key.replace("_", " "), str(t[key])
+    if isinstance(before := t.get("from"), dict):
+        yield "before that", f"{before.get('name')}: {before.get('command')}"
     if held_out:
         yield "held out", f"{len(held_out)}: {', '.join(map(str, held_out))}"
     if seen:
