@@ -528,6 +528,41 @@ def test_gestures_cut_from_continuous_recordings(shared_data: Path) -> None:
     assert min(found.lengths) >= 6
 
 
+def test_sharpness_aware_steps_end_where_they_began(gestures: Gestures, tmp_path: Path) -> None:
+    inside, outside = divide(gestures.subjects, ["1"])
+    recipe = scaled(QUICK, sharpness=0.3)
+    loop = _Loop(gestures, recipe, tmp_path, inside, outside, torch.device("cpu"))
+    batch = loop._batch(loop.inside[: recipe.batch])
+    loop.net.eval()  # nothing is dropped: the two losses differ by the weights alone
+    drawn = loop.draw.get_state()
+    before = {k: v.clone() for k, v in loop.net.named_parameters()}
+    loss, _ = loop._loss(batch, mixed=False)
+    loss.backward()
+    with loop._uphill():
+        way = torch.cat(
+            [
+                (p - before[k]).flatten()
+                for k, p in loop.net.named_parameters()
+                if p.grad is not None
+            ]
+        )
+        loop.draw.set_state(drawn)
+        higher, _ = loop._loss(batch, mixed=False)
+    assert float(way.detach().norm()) == pytest.approx(0.3, rel=1e-3)
+    assert higher > loss
+    assert all(torch.equal(p, before[k]) for k, p in loop.net.named_parameters())
+
+
+def test_sharpness_changes_what_is_learnt(gestures: Gestures, tmp_path: Path) -> None:
+    def train(name: str, **more: float) -> dict[str, torch.Tensor]:
+        recipe = scaled(QUICK, epochs=1, **more)
+        return train_isolated(gestures, recipe, tmp_path / name, device="cpu").net.state_dict()
+
+    plain, again, sharp = train("a"), train("b", sharpness=0.0), train("c", sharpness=0.3)
+    assert all(torch.equal(plain[k], again[k]) for k in plain)
+    assert not torch.equal(plain["branches.0.stem.weight"], sharp["branches.0.stem.weight"])
+
+
 def test_stops_when_it_gets_no_better(gestures: Gestures, tmp_path: Path) -> None:
     recipe = scaled(QUICK, epochs=30, rate=0.0, patience=2)
     run = train_isolated(gestures, recipe, tmp_path / "r", held_out=["0"], device="cpu")

@@ -69,40 +69,22 @@ def load_others(named: tuple[str, ...]) -> list[Gestures]:
 
 
 def chosen_recipe(
-    model: str,
-    recipe: str,
-    epochs: int | None,
-    minutes: float | None,
-    patience: int | None,
-    seed: int | None,
-    width: int | None,
-    branches: int | None,
-    strength: float,
-    teachers: tuple[Path, ...],
-    beside: int | None,
-    backwards: bool | None,
+    model: str, recipe: str, strength: float, teachers: tuple[Path, ...], **changes: Any
 ) -> Recipe:
-    """The preset with what the options change."""
+    """The preset with what the options change; None changes nothing."""
     from ..training.isolated_recipe import FLAGSHIP, MODERN, ORIGINAL, scaled
 
     if model == "flagship" and recipe == "original":
         raise click.UsageError("--recipe original is the reference network's: add --model devineau")
     reference = ORIGINAL if recipe == "original" else MODERN
     base = FLAGSHIP if model == "flagship" else reference
-    if width and width % 4:
-        raise click.UsageError(f"--width {width} is not divisible by 4")
+    if (changes.get("width") or 0) % 4:
+        raise click.UsageError(f"--width {changes['width']} is not divisible by 4")
     return scaled(
         base,
-        epochs=epochs,
-        minutes=minutes,
-        patience=patience,
-        seed=seed,
-        width=width,
-        branches=branches,
         distortion=base.distortion.scaled(strength) if base.distortion else None,
         teachers=tuple(str(t) for t in teachers) or None,
-        beside=beside,
-        backwards=backwards,
+        **changes,
     )
 
 
@@ -150,6 +132,9 @@ Then: hgr evaluate runs/s17 ..., hgr export runs/s17 -o mine.pt, tensorboard --l
 @click.option("--branches", type=click.IntRange(min=1), help="Networks averaged in the flagship.")
 @click.option("--augment", type=click.FloatRange(0, 3), default=1.0, show_default=True,
               help="Strength of the distortions.")  # fmt: skip
+@click.option("--sharpness", type=click.FloatRange(0, 2), metavar="RADIUS",
+              help="Sharpness-aware: lower the loss in this neighbourhood of the weights; twice "
+              "the work.")  # fmt: skip
 @click.option("--teacher", "teachers", multiple=True, metavar="RUN_DIR",
               type=click.Path(exists=True, file_okay=False, path_type=Path),
               help="Learn this run's scores as well, or of folds those of the ones that "
@@ -189,6 +174,7 @@ def train_isolated_command(
     width: int | None,
     branches: int | None,
     augment: float,
+    sharpness: float | None,
     teachers: tuple[Path, ...],
     also: tuple[str, ...],
     beside: int | None,
@@ -237,8 +223,9 @@ def train_isolated_command(
     for note in gestures.notes[:5]:
         click.echo(note, err=True)
     settings = chosen_recipe(
-        model, recipe, epochs, minutes, patience, seed, width, branches, augment, teachers,
-        beside, backwards,
+        model, recipe, augment, teachers,
+        epochs=epochs, minutes=minutes, patience=patience, seed=seed, width=width,
+        branches=branches, sharpness=sharpness, beside=beside, backwards=backwards,
     )  # fmt: skip
     command = shlex.join(["hgr", *sys.argv[1:]])
     common: dict[str, Any] = {"device": device, "resume": resume is not None, "command": command}

@@ -9,10 +9,11 @@ run for each group of held-out subjects and each seed, ``runs`` the folder and t
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -140,6 +141,20 @@ def train_isolated(
     )
 
 
+@dataclass(frozen=True)
+class _Batch:
+    """``own`` gestures and, after them, those of the other sets: packed frames and their lengths;
+    what is ``wanted`` of the own, probabilities of coarse classes and classes; the others' labels.
+    """
+
+    own: int
+    frames: Tensor
+    lengths: Tensor
+    wanted: list[Tensor]
+    others: list[Tensor]
+    smoothing: float
+
+
 class _Loop:
     def __init__(
         self,
@@ -252,11 +267,18 @@ class _Loop:
             for group in self.optimiser.param_groups:
                 group["lr"] = rate
             mixed = bool(recipe.mixup) and self.step % 2 == 0
-            loss, logits = self._loss(index, mixed)
+            batch = self._batch(index)
+            drawn = self.draw.get_state()
+            loss, logits = self._loss(batch, mixed)
             if not math.isfinite(loss.item()):
                 raise TrainingError(f"epoch {self.epoch + 1}: the loss is {loss.item()}")
             self.optimiser.zero_grad(set_to_none=True)
             loss.backward()
+            if recipe.sharpness:
+                with self._uphill():
+                    self.draw.set_state(drawn)
+                    self.optimiser.zero_grad(set_to_none=True)
+                    self._loss(batch, mixed)[0].backward()
             if recipe.clip:
                 nn.utils.clip_grad_norm_(self.net.parameters(), recipe.clip)
             self.optimiser.step()
@@ -273,7 +295,25 @@ class _Loop:
             "learning rate": rate,
         }
 
-    def _loss(self, index: Tensor, mixed: bool) -> tuple[Tensor, Tensor]:
+    @contextlib.contextmanager
+    def _uphill(self) -> Iterator[None]:
+        """Within: the weights are where, nearby, the loss is highest. What its gradient there
+        lowers is the loss of the whole neighbourhood (Foret et al., *Sharpness-aware minimization*,
+        ICLR 2021)."""
+        moved = [p for p in self.net.parameters() if p.grad is not None]
+        length = torch.stack([p.grad.norm() for p in moved if p.grad is not None]).norm()
+        before = [p.detach().clone() for p in moved]
+        with torch.no_grad():
+            for p in moved:
+                assert p.grad is not None
+                p.add_(p.grad, alpha=self.recipe.sharpness / (float(length) + 1e-12))
+        yield
+        with torch.no_grad():
+            for p, old in zip(moved, before, strict=True):
+                p.copy_(old)
+
+    def _batch(self, index: Tensor) -> _Batch:
+        """Gestures ``index``, distorted, with what is to be said of them, and the other sets'."""
         recipe, classes = self.recipe, len(self.gestures.classes)
         frames, lengths = self.batches.distorted(index, self.draw)
         labels = self.batches.labels[index]
@@ -286,15 +326,20 @@ class _Loop:
             told = self._told(frames, lengths)[-len(wanted) :]
             wanted = [(1 - w) * t + w * s for t, s in zip(wanted, told, strict=True)]
             smoothing *= 1 - w  # the teachers were smoothed
-        loss = torch.zeros((), device=self.device)
         others: list[Tensor] = []
         if self.beside.labels:
             more, n, others = self.beside.draw(recipe.distortion or Distortion(), self.draw)
             frames = torch.cat([frames, more.to(self.device)])
             lengths = torch.cat([lengths, n.to(self.device)])
+        return _Batch(len(index), frames, lengths, wanted, others, smoothing)
+
+    def _loss(self, batch: _Batch, mixed: bool) -> tuple[Tensor, Tensor]:
+        recipe, own, wanted = self.recipe, batch.own, batch.wanted
+        frames, lengths, smoothing = batch.frames, batch.lengths, batch.smoothing
+        loss = torch.zeros((), device=self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             if recipe.beginnings and isinstance(self.net, flagship.FlagshipNet):
-                share = LEAST_SEEN + (1 - LEAST_SEEN) * torch.rand(len(index), generator=self.draw)
+                share = LEAST_SEEN + (1 - LEAST_SEEN) * torch.rand(own, generator=self.draw)
                 x, begun = self.net.embed_with_beginnings(frames, lengths, share.to(self.device))
                 # The less was seen, the less can be known.
                 weight = recipe.beginnings * share.to(self.device)
@@ -302,16 +347,14 @@ class _Loop:
             else:
                 x = self.net.embed(frames, lengths)
             x = x.float()
-            if others:
-                loss = loss + self.beside.loss(x[len(index) :], others, recipe.smoothing) / len(
-                    index
-                )
-                x = x[: len(index)]
+            if batch.others:
+                loss = loss + self.beside.loss(x[own:], batch.others, recipe.smoothing) / own
+                x = x[:own]
             if mixed:
                 alpha = torch.full((2,), recipe.mixup)
                 parts = torch._standard_gamma(alpha, generator=self.draw)
                 w = float(parts[0] / parts.sum())
-                other = torch.randperm(len(index), generator=self.draw)
+                other = torch.randperm(own, generator=self.draw)
                 x = w * x + (1 - w) * x[other.to(self.device)]
                 wanted = [w * t + (1 - w) * t[other] for t in wanted]
             logits = self.net.classify(x)

@@ -35,6 +35,7 @@ class Recipe:
     keep: float = 0.99  #: of the weights' moving average; 0: none is kept
     smoothing: float = 0.1
     mixup: float = 0.4  #: of what is classified, in every second step
+    sharpness: float = 0.0  #: how far about the weights the loss shall be low; twice the work
     beginnings: float = 0.5  #: weight of what is said of a random beginning of each gesture
     dropout: float = 0.2
     width: int = 128  #: of each of the flagship's branches
