@@ -92,15 +92,25 @@ def stream(name: str, group: str = "", marks: tuple[Mark, ...] = ()) -> Stream:
 
 
 def test_folds_leave_whole_people_out() -> None:
-    people = [stream(f"{p}.{i}", p) for p in "ABCDE" for i in range(2)]
+    one = (Mark(1, 1.0, 2.0),)
+    people = [stream(f"{p}.{i}", p, one) for p in "ABCDE" for i in range(2)]
     folds = folds_of(people, 0)
     assert sorted(len(fold) for fold in folds) == [2, 4, 4]
     assert sorted(s.name for fold in folds for s in fold) == sorted(s.name for s in people)
     groups = [{s.group for s in fold} for fold in folds]
     assert sum(map(len, groups)) == len(set.union(*groups)) == 5
     assert folds_of(people[:4], 0) == []
-    alone = folds_of([stream(name) for name in "abc"], 0)
+    alone = folds_of([stream(name, marks=one) for name in "abc"], 0)
     assert [len(fold) for fold in alone] == [1, 1, 1]
+    # Each of them is trained on with gestures, and judged by some.
+    mixed_in = folds_of(
+        [stream(name, marks=one if name in "afh" else ()) for name in "abcdefgh"], 0
+    )
+    assert all(any(s.marks for s in fold) for fold in mixed_in)
+    assert sum(map(len, mixed_in)) == 8
+    assert (
+        folds_of([stream(name, marks=one if name in "af" else ()) for name in "abcdefgh"], 0) == []
+    )
 
 
 def test_limits_of_duration_only_widen() -> None:

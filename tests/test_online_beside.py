@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from torch import nn
 
 from hgr_stream.cli.train_online import train
+from hgr_stream.datasets.base import Segment
 from hgr_stream.recognition import bundle
 from hgr_stream.recognition.causal import CausalNet
 from hgr_stream.recognition.segments import SegmentVerifier
@@ -35,6 +36,15 @@ def test_a_set_without_gestures_is_refused() -> None:
     nothing.segments = []
     with pytest.raises(ValueError, match="idle: no gesture"):
         BesideSet.of("idle", [nothing])
+
+
+def test_recordings_that_are_all_gesture_are_refused() -> None:
+    own = [sequence(str(i), i, 12.0) for i in range(2)]
+    for q in own:
+        q.segments = [Segment("LEFT", 0, len(q.joints) - 1)]
+    few = Schedule(steps=20, batch=8)
+    with pytest.raises(ValueError, match="no time without a gesture"):
+        train_verifier(to_streams(own, ["LEFT"]), 1, RATE, few, 0)
 
 
 def test_a_share_of_each_batch_is_drawn_from_every_set() -> None:

@@ -40,6 +40,8 @@ SHARE: Final = 0.6
 FOLDS: Final = 3
 
 M = TypeVar("M", bound=nn.Module)
+#: Of one stream: truths, events of one grade, seconds.
+_Judged = tuple[list[Span], list[Span], float]
 
 
 def gentle(base: Metadata, name: str, seed: int = 0, other_sensors: float = 0.0) -> Recipe:
@@ -123,13 +125,15 @@ def adapt(
 
 
 def folds_of(streams: Sequence[Stream], seed: int) -> list[list[Stream]]:
-    """``FOLDS`` parts of whole groups, none where there are fewer groups."""
+    """``FOLDS`` parts of whole groups; none where there are fewer groups with gestures."""
     groups: dict[tuple[str, str], list[Stream]] = {}
     for s in streams:
         groups.setdefault((s.group, "" if s.group else s.name), []).append(s)
-    if len(groups) < FOLDS:
+    told = [group for group in groups.values() if any(s.marks for s in group)]
+    silent = [group for group in groups.values() if not any(s.marks for s in group)]
+    if len(told) < FOLDS:
         return []
-    dealt = [list(groups.values())[i] for i in np.random.default_rng(seed).permutation(len(groups))]
+    dealt = [told[i] for i in np.random.default_rng(seed).permutation(len(told))] + silent
     return [[s for group in dealt[k::FOLDS] for s in group] for k in range(FOLDS)]
 
 
@@ -168,10 +172,6 @@ def mixed(before: M, after: M, share: float = SHARE) -> M:
         if mine.dtype.is_floating_point:
             mine.lerp_(new, share)
     return found.eval()
-
-
-#: Truths, events of one grade, seconds.
-_Judged = tuple[list[Span], list[Span], float]
 
 
 def _judge(

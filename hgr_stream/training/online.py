@@ -118,6 +118,8 @@ def _fit(
     return average.module, step
 
 
+#: So often a stretch without a gesture is looked for.
+IDLE_TRIES = 2000
 #: What an idle tick weighs: they are many and alike.
 IDLE = 0.6
 
@@ -245,8 +247,8 @@ def _cut(stream: Stream, at_s: NDArray[np.float64]) -> Float32:
 
 
 def _idle(streams: Sequence[Stream], rng: np.random.Generator) -> tuple[Stream, float, float, int]:
-    """A stretch that holds less than a third of any gesture."""
-    while True:
+    """A stretch that holds less than a third of any gesture; raises ValueError for none."""
+    for _ in range(IDLE_TRIES):
         stream = streams[int(rng.integers(len(streams)))]
         length = float(np.exp(rng.uniform(np.log(0.2), np.log(3.0))))
         start_s = rng.uniform(0.0, max(stream.seconds - length, 0.01))
@@ -257,6 +259,7 @@ def _idle(streams: Sequence[Stream], rng: np.random.Generator) -> tuple[Stream, 
             for m in stream.marks
         ):
             return stream, start_s, end_s, 0
+    raise ValueError("there is next to no time without a gesture: none cannot be learnt from this")
 
 
 def train_verifier(
