@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import click
 import pytest
@@ -12,6 +13,7 @@ from click.testing import CliRunner
 
 import hgr_stream
 from hgr_stream.cli import COMMANDS, cli
+from tests.models import save_palm_model
 
 
 def hgr(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -53,11 +55,14 @@ def test_doctor_finds_this_installation_well() -> None:
     assert all(f["ok"] or f["cure"] for f in findings.values())
 
 
-def test_a_model_tells_of_itself() -> None:
+def test_a_model_tells_of_itself(tmp_path: Path) -> None:
     told = hgr("model", "show", "leap").stdout
     for fact in ("17 gestures", "KNOB", "hgr train --online", "LEFT is RIGHT", "held_out_early"):
         assert fact in told
     assert "93.2 %" in hgr("model", "show", "shrec17-28").stdout
+    # A name is shown as it is, and not taken for markup.
+    odd = save_palm_model(tmp_path / "odd.pt", name="a [red] model")
+    assert "a [red] model" in hgr("model", "show", str(odd)).stdout
     whole = json.loads(hgr("model", "show", "leap", "--json").stdout)
     assert f"{whole['scores']['proxy']['f1']:.3f}" in told
     names = [json.loads(row) for row in hgr("model", "list", "--json").stdout.splitlines()]

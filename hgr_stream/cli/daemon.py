@@ -117,14 +117,19 @@ def status(connect: str | None, as_json: bool) -> None:
         from rich.console import Console
         from rich.table import Table
 
-        table = Table("stage", "state", "heard", "counts and gauges", "")
+        table = Table()
+        for title in ("stage", "state", "heard"):
+            table.add_column(title, no_wrap=True)
+        table.add_column("what it says, counts and measures")
         now_ns = time.time_ns()
         for row in rows:
             shown = [f"{k} {v:,}" for k, v in row.counts.items() if v]
             shown += [f"{k} {v:.4g}" for k, v in row.gauges.items()]
             age = f"{(now_ns - row.wall_ns) / 1e9:.1f} s ago"
-            table.add_row(row.stage, row.state, age, ", ".join(shown), row.message)
-        Console().print(table)
+            said = "\n".join(filter(None, (row.message, ", ".join(shown))))
+            style = "red" if row.stage in bad else None
+            table.add_row(row.stage, row.state, age, said, style=style)
+        Console(markup=False).print(table)
     if bad or not rows:
         raise SystemExit(1)
 

@@ -134,7 +134,7 @@ def _report(chosen: str, gestures: Gestures, split: str, coarse: bool) -> Report
     if not runs:
         models.append((ev.Model(chosen), None))
     parts = []
-    with Progress(console=Console(stderr=True), transient=True) as bar:
+    with Progress(console=Console(stderr=True, markup=False), transient=True) as bar:
         for model, people in models:
             own = ev.align(model.labels, gestures)
             if people is not None:
@@ -165,7 +165,7 @@ def _show(chosen: str, found: Report) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    console = Console()
+    console = Console(markup=False)
     console.print(
         f"{chosen}: {100 * found.accuracy:.2f} % of {found.gestures} gestures "
         f"(95 % interval {100 * found.low:.1f} to {100 * found.high:.1f})",

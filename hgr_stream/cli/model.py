@@ -79,7 +79,7 @@ def model_show(model: str, as_json: bool) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    console = Console()
+    console = Console(markup=False)
     facts = Table.grid(padding=(0, 2))
     for title, text in _facts(metadata):
         facts.add_row(title, text)

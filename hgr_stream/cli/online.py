@@ -142,7 +142,7 @@ def evaluate_online_command(
     try:
         changes = [parse(text) for text in perturb]
         bundle = load(model)
-        console = Console(stderr=True)
+        console = Console(stderr=True, markup=False)
         with console.status("reading") as status:
             recordings = open_all(root, dataset, split, truth, silent)
             recordings = judges(bundle, recordings, dataset or "", split)
@@ -225,7 +225,7 @@ def show(
     from rich.console import Console
     from rich.table import Table
 
-    console = Console()
+    console = Console(markup=False)
     table = Table("", *reports, title=f"{bundle.metadata.name} on {said}")
     rows = (
         ("detection rate", "detection_rate", "{:.3f}"),
@@ -319,7 +319,7 @@ def tune(
                 "give a TRUTH file"
             )
         recordings = judges(bundle, recordings)
-        with Console(stderr=True).status("running the recordings") as status:
+        with Console(stderr=True, markup=False).status("running the recordings") as status:
             tuned = find(
                 bundle, recordings, false_per_hour, for_f1=goal == "f1", watch=status.update
             )

@@ -104,7 +104,7 @@ def process(
         failed.append(str(error))
         click.echo(f"Error: {error}", err=True)
 
-    console = Console(stderr=True)
+    console = Console(stderr=True, markup=False)
     progress = Progress(
         SpinnerColumn(),
         "{task.description}",

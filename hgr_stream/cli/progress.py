@@ -21,7 +21,7 @@ class Stages:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-        self.console = console or Console(stderr=True)
+        self.console = console or Console(stderr=True, markup=False)
         self.bars = Progress(
             TextColumn("{task.description:18}"),
             BarColumn(),

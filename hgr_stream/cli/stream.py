@@ -236,7 +236,7 @@ def hz(
             )
         return shown
 
-    console = Console(stderr=as_json)
+    console = Console(stderr=as_json, markup=False)
     live = Live(table(), console=console, refresh_per_second=2, auto_refresh=False)
     next_s = 0.0
     with Stream([topic], connect) as stream, contextlib.suppress(KeyboardInterrupt), live:

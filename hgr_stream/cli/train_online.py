@@ -165,7 +165,7 @@ def train(
     from ..training.recipe import Recipe, train_online, with_epochs, with_minutes
 
     torch.set_num_threads(threads or os.cpu_count() or 1)
-    console = Console(stderr=True)
+    console = Console(stderr=True, markup=False)
     with errors_told(), console.status("reading") as status:
         sequences = load([(dataset, root), *more], same=same, seed=seed, watch=status.update)
         beside = load_beside(also, sequences, seed=seed, watch=status.update)
