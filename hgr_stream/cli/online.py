@@ -11,6 +11,7 @@ import click
 
 from ..datasets.base import DatasetError
 from ..datasets.convert import Format, Recording, open_recordings
+from .model import tell_left_out
 
 if TYPE_CHECKING:
     from ..recognition.bundle import Bundle
@@ -52,10 +53,7 @@ def judges(
     from ..training.seen import unseen
 
     kept = unseen(bundle.metadata.training, recordings, dataset, split)
-    if left_out := len(recordings) - len(kept):
-        click.echo(
-            f"left out: {left_out} recordings that {bundle.metadata.name} was trained on", err=True
-        )
+    tell_left_out(len(recordings) - len(kept), bundle.metadata.name)
     return kept
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from .model import show_scores
+from .model import show_scores, tell_left_out
 from .progress import Stages
 from .recordings import errors_told
 
@@ -244,8 +244,7 @@ def _adapted(
     bundle = load(base)
     m = bundle.metadata
     kept = new_to(m.training, sequences)
-    if left_out := len(sequences) - len(kept):
-        click.echo(f"left out: {left_out} recordings that {m.name} was trained on", err=True)
+    tell_left_out(len(sequences) - len(kept), m.name)
     if strange := sorted(set(labels_of(kept)) - set(m.labels)):
         click.echo(
             f"no gestures of {m.name}, learnt as none of them: {', '.join(strange)}", err=True

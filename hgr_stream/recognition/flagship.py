@@ -14,14 +14,13 @@ Unlike ``causal`` this network sees where the palm is: in SHREC'17 that is worth
 sensor stands before the user in all of its recordings.
 """
 
-import math
 from typing import Final
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from .features import JOINT_LAGS, PALM_LAGS, shape_features
+from .features import JOINT_LAGS, PALM_LAGS, lag_scales, shape_features
 from .features import projection_matrix as projection
 
 LAGS: Final = tuple(sorted({*PALM_LAGS, *JOINT_LAGS}))
@@ -32,13 +31,6 @@ N_MOVES: Final = 3 * len(PALM_LAGS) + 60 * len(JOINT_LAGS)
 N_PLACE: Final = 3 + 3 + 1 + 1
 N_FEATURES: Final = N_POSE + N_MOVES + N_PLACE
 ATTENTION_LIMIT: Final = 8.0  # exp of it still sums well in float32
-
-
-def move_scales() -> Tensor:
-    """Brings movements of every lag to about unit size: typical speeds are below 1 m/s."""
-    palm = [20.0 / math.sqrt(lag) for lag in PALM_LAGS for _ in range(3)]
-    joints = [40.0 / math.sqrt(lag) for lag in JOINT_LAGS for _ in range(60)]
-    return torch.tensor(palm + joints)
 
 
 def palm_frame(local: Tensor) -> Tensor:
@@ -182,7 +174,7 @@ class FlagshipNet(nn.Module):
         self.width, self.dilations, self.attention = width, dilations, attention
         self.pooled = 4 * width * branches  #: what is classified, of each gesture
         self.register_buffer("projection", projection(), persistent=False)
-        self.register_buffer("scales", move_scales(), persistent=False)
+        self.register_buffer("scales", lag_scales(), persistent=False)
         self.norm_in = nn.BatchNorm1d(N_FEATURES, affine=False)
         self.branches = nn.ModuleList(
             Branch(self.coarse + classes, width, dilations, dropout, attention)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .causal import ring_slots
-from .features import PALM_LAGS, statistics
+from .features import PALM_LAGS, lag_scales, statistics
 from .features import projection_matrix as projection
 from .flagship import (
     ATTENTION_LIMIT,
@@ -19,7 +19,6 @@ from .flagship import (
     FlagshipNet,
     agree,
     describe,
-    move_scales,
 )
 
 
@@ -88,7 +87,7 @@ class StreamingFlagship(nn.Module):
             self.register_buffer(name, value.detach().clone().contiguous())
 
         buffer("projection", projection())
-        buffer("scales", move_scales())
+        buffer("scales", lag_scales())
         buffer("lags", torch.tensor([[float(lag)] for lag in PALM_LAGS]))
         mean, gain = statistics(net.norm_in)
         branches = net.opinions()

@@ -21,16 +21,17 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 import numpy as np
-import torch
 from torch import nn
 
 from ..datasets.base import HandSequence
 from ..recognition.bundle import Bundle
 from ..recognition.options import ClassOptions, DecoderOptions, Metadata
 from ..recognition.unfold import unfolded
+from .average import draw_towards
+from .made_with import versions
 from .metrics import Report, Span, score
 from .online import Schedule
-from .recipe import SCORED, Outcome, Recipe, Trained, Watch, fit, versions
+from .recipe import SCORED, Outcome, Recipe, Trained, Watch, fit
 from .seen import seen
 from .streams import Stream, to_streams
 from .validate import Grade, decode, duration_bounds, scored, spans, truths
@@ -164,14 +165,11 @@ def _between(
     )
 
 
-@torch.no_grad()
 def mixed(before: M, after: M, share: float = SHARE) -> M:
     """A network with every weight at ``share`` of the way from one to the other."""
-    found = copy.deepcopy(before)
-    for mine, new in zip(found.state_dict().values(), after.state_dict().values(), strict=True):
-        if mine.dtype.is_floating_point:
-            mine.lerp_(new, share)
-    return found.eval()
+    found = copy.deepcopy(before).eval()
+    draw_towards(found, after, share)
+    return found
 
 
 def _judge(

@@ -1,4 +1,4 @@
-"""The moving average of a training's weights: what is kept of it."""
+"""Weights between others: the moving average of a training, which is what is kept of it."""
 
 from __future__ import annotations
 
@@ -20,14 +20,17 @@ class Average(Generic[M]):
     def __init__(self, module: M, keep: float) -> None:
         self.module, self.keep = copy.deepcopy(module).eval(), keep
 
-    @torch.no_grad()
     def update(self, module: nn.Module, step: int) -> None:
         """Take in the weights after ``step`` steps."""
         keep = min(self.keep, (1 + step) / (10 + step)) if self.keep else 0.0
-        for mine, new in zip(
-            self.module.state_dict().values(), module.state_dict().values(), strict=True
-        ):
-            if mine.dtype.is_floating_point:
-                mine.lerp_(new, 1 - keep)
-            else:
-                mine.copy_(new)
+        draw_towards(self.module, module, 1 - keep)
+
+
+@torch.no_grad()
+def draw_towards(module: nn.Module, other: nn.Module, share: float) -> None:
+    """Move weights and statistics by ``share`` of the way to another's; counts are taken over."""
+    for mine, new in zip(module.state_dict().values(), other.state_dict().values(), strict=True):
+        if mine.dtype.is_floating_point:
+            mine.lerp_(new, share)
+        else:
+            mine.copy_(new)

@@ -10,19 +10,17 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import torch
 
-from .. import __version__
 from ..datasets.base import HandSequence
 from ..recognition import bundle, causal, segments
 from ..recognition.options import FORMAT, DecoderOptions, Metadata, mirror_pairs
+from .made_with import versions
 from .material import ISOLATED
 from .metrics import Report, Rule
 from .online import Progress, Schedule, train_dater, train_network, train_verifier
@@ -268,16 +266,6 @@ def _continued(recipe: Recipe) -> Recipe:
         verifier=shorter(recipe.verifier),
         dater=shorter(recipe.dater),
     )
-
-
-def versions() -> dict[str, str]:
-    """What a model was made with, for its metadata."""
-    return {
-        "hgr-stream": __version__,
-        "torch": str(torch.__version__),
-        "numpy": np.__version__,
-        "python": platform.python_version(),
-    }
 
 
 def _natural(name: str) -> tuple[int, str]:

@@ -7,7 +7,6 @@ resumed training needs. ``best.pt``: the weights kept. ``scores.json``: how good
 from __future__ import annotations
 
 import json
-import platform
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -19,11 +18,11 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from .. import __version__
 from ..datasets.gestures import Gestures
 from ..recognition import bundle, devineau, flagship, flagship_stream
 from ..recognition.options import FORMAT, Metadata
 from .isolated_recipe import Net, Recipe, TrainingError, build
+from .made_with import versions
 
 RUN, LAST, BEST, SCORES = "run.json", "last.pt", "best.pt", "scores.json"
 
@@ -60,12 +59,7 @@ def new_settings(
         "held_out": list(held_out),
         "recipe": asdict(recipe),
         "command": command,
-        "versions": {
-            "hgr-stream": __version__,
-            "torch": torch.__version__,
-            "numpy": np.__version__,
-            "python": platform.python_version(),
-        },
+        "versions": versions(),
     }
 
 
