@@ -324,41 +324,45 @@ class FastDevineau(nn.Module):
     8 bits a weight and the rest stays as it is.
 
     One gesture is so little arithmetic (2 M multiplications in all convolutions) that the calls
-    and the memory touched are what costs. So: one product with a constant matrix resamples the
-    input, pads it, cuts it into overlapping blocks of 10 frames and pools the residual. A batched
-    product over channels gives 4 outputs a block; *low* is zero-padded from 3 to 7 taps, so that
-    both branches are batch entries of the same products. Pooling adds two halves of the product,
-    written into the zero-padded place where the next layer cuts its blocks; the factor one half
-    is in the next layer's weights (exact), and the features' order in the linear layer's columns.
+    and the memory touched are what costs. So: products with constant matrices resample the input
+    and pool the residual. The frames are cut into overlapping blocks of 10, of which a batched
+    product over channels gives 4 outputs each; *low* is zero-padded from 3 to 7 taps, so that both
+    branches are batch entries of the same products. Pooling adds two halves of the product, written
+    into the zero-padded place where the next layer cuts its blocks; the factor one half is in the
+    next layer's weights (exact), and the features' order in the linear layer's columns.
     """
 
-    gather: Tensor
-    ones: Tensor
+    zoom: Tensor
+    eighths: Tensor
     weight1: Tensor
     weight2: Tensor
     weight3: Tensor
+    bias1: Tensor
     bias2: Tensor
     bias3: Tensor
 
     def __init__(self, net: Devineau, size: int | None = None, int8: bool = False) -> None:
         super().__init__()
         size = net.duration if size is None else size
-        self.size, self.channels = size, net.channels
+        self.size, self.duration, self.channels = size, net.duration, net.channels
         # Lengths after each pooling, and blocks that cover what each pooling needs.
         t1, t2, t3 = (net.duration >> i for i in (1, 2, 3))
         self.t1, self.t2, self.t3 = t1, t2, t3
         self.n1, self.n2, self.n3 = (-(-2 * t // _STEP) for t in (t1, t2, t3))
 
         with torch.no_grad():
-            self._gather(net.duration)
-            # Both branches see the same input: one product for the two, its bias a row of weights.
+            zoom = np.eye(1) if size == net.duration else zoom_matrix(size, net.duration).T
+            self.register_buffer("zoom", torch.from_numpy(zoom.copy()).float())
+            eighths = F.pad(torch.eye(t3).repeat_interleave(8, 0) / 8, (0, 0, 0, net.duration % 8))
+            self.register_buffer("eighths", eighths)
+            # Both branches see the same input: one product for the two.
             weight, bias = net.both_branches(0)
             maps = _block_weights(weight.view(net.channels, -1, 1, 7)).unflatten(
                 2, (2, 2, 2, WIDTHS[1])
             )
+            self.register_buffer("weight1", maps.permute(0, 1, 4, 2, 3, 5).flatten(2).contiguous())
             bias = bias.view(-1, 1, 2, 1, 1, WIDTHS[1]).expand(-1, -1, -1, 2, 2, -1)
-            blocks = torch.cat([maps.permute(0, 1, 4, 2, 3, 5), bias], dim=1)
-            self.register_buffer("weight1", blocks.flatten(2).contiguous())
+            self.register_buffer("bias1", bias.flatten(2).contiguous())
             for i, n_blocks in ((1, self.n2), (2, self.n3)):
                 weight, bias = net.both_branches(i)
                 weight = weight.view(2 * net.channels, -1, WIDTHS[i], 7)
@@ -375,36 +379,17 @@ class FastDevineau(nn.Module):
             self.output = _Linear(net.output.weight.clone(), net.output.bias.clone())
         self.eval()
 
-    def _gather(self, duration: int) -> None:
-        """(size, n1 * 11 + t3): a channel's frames -> its padded blocks, each with a place for the
-        constant 1 that the bias is multiplied with, and its residual."""
-        blocks = torch.zeros(duration, self.n1, _SPAN + 1, dtype=torch.float64)
-        ones = torch.zeros(self.n1, _SPAN + 1)
-        ones[:, _SPAN] = 1
-        self.register_buffer("ones", torch.cat([ones.flatten(), torch.zeros(self.t3)]))
-        for block in range(self.n1):
-            for k in range(_SPAN):
-                t = block * _STEP + k - _REACH
-                if 0 <= t < duration:
-                    blocks[t, block, k] = 1
-        residual = torch.zeros(duration, self.t3, dtype=torch.float64)
-        for j in range(self.t3):
-            residual[8 * j : 8 * j + 8, j] = 1 / 8
-        matrix = torch.cat([blocks.flatten(1), residual], dim=1)
-        if self.size != duration:
-            matrix = torch.from_numpy(zoom_matrix(self.size, duration).T.copy()) @ matrix
-        self.register_buffer("gather", matrix.float())
-
     def forward(self, x: Tensor) -> Tensor:
         """(batch, size, channels) -> (batch, classes)."""
         if x.dim() != 3 or x.shape[1] != self.size or x.shape[2] != self.channels:
             raise ValueError(f"wants (batch, {self.size}, {self.channels}), got {x.shape}")
         batch, channels = x.shape[0], self.channels
         frames = x.permute(2, 0, 1).reshape(-1, self.size)
-        gathered = torch.addmm(self.ones, frames, self.gather)
-        edge = self.n1 * 11
-        rows = gathered.narrow(1, 0, edge).reshape(channels, batch * self.n1, 11)
-        y = torch.bmm(rows, self.weight1).relu_()
+        if self.size != self.duration:
+            frames = frames.mm(self.zoom)
+        past = 4 * self.n1 + 3 - self.duration
+        rows = F.pad(frames, [3, past]).unfold(1, 10, 4).contiguous().view(channels, -1, 10)
+        y = torch.bmm(rows, self.weight1).add_(self.bias1).relu_()
         y = y.view(channels, batch, self.n1, 2, 2, 16).permute(0, 3, 1, 2, 4, 5)
 
         y = torch.bmm(_pooled_blocks(y, self.t1, self.n2), self.weight2)
@@ -417,7 +402,7 @@ class FastDevineau(nn.Module):
 
         maps = (y.select(3, 0) + y.select(3, 1)).view(2 * channels, batch, -1)
         maps = maps.narrow(2, 0, 4 * self.t3).transpose(0, 1).reshape(batch, -1)
-        residual = gathered.narrow(1, edge, self.t3).view(channels, batch, self.t3)
+        residual = frames.mm(self.eighths).view(channels, batch, self.t3)
         features = torch.cat([maps, residual.transpose(0, 1).reshape(batch, -1)], dim=1)
         out: Tensor = self.output(self.hidden(features).relu_())
         return out
