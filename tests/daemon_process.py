@@ -50,6 +50,7 @@ class Daemon:
         self.log = tmp_path / "daemon.log"
         self.env = {**os.environ, "HGR_ENDPOINT": self.endpoint, "HGR_RUN_DIR": str(self.run_dir)}
         self.process: subprocess.Popen[bytes] | None = None
+        self.told: dict[str, Status] = {}  # the last status
         if start:
             self.start()
 
@@ -77,7 +78,8 @@ class Daemon:
     def status(self) -> dict[str, Status]:
         with contextlib.suppress(ClientError):
             rows = [decode(Status, payload) for _, payload in snapshot(self.endpoint, "status/")]
-            return {row.stage: row for row in rows}
+            self.told = {row.stage: row for row in rows}
+            return self.told
         return {}
 
     def count(self, stage: str, name: str) -> int:
@@ -102,6 +104,10 @@ class Daemon:
         """Seconds that the end took."""
         if self.process is None:
             return 0.0
+        # pytest shows it of tests that fail.
+        print(
+            self.text(), *(f"{r.stage} {r.state} {r.counts}" for r in self.told.values()), sep="\n"
+        )
         began_s = time.monotonic()
         if not self.ended():
             self.process.send_signal(sig)
