@@ -233,7 +233,7 @@ def test_too_few_recordings_to_leave_some_out(base: Path, place: Path, tmp_path:
         (["--all"], 2, "--all cannot be used with --from"),
         (["--held-out", "0.2"], 2, "--held-out cannot be used with --from"),
         (["--from", "nowhere.pt"], 1, "nowhere.pt: no such model file"),
-        (["--from", "shrec17-28"], 1, "shrec17-28 cannot be trained on"),
+        (["--from", "shrec17-28"], 1, "Error: shrec17-28 cannot be trained on"),
     ],
 )
 def test_wrong_uses(place: Path, tmp_path: Path, more: list[str], code: int, told: str) -> None:

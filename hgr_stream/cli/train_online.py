@@ -19,6 +19,7 @@ from .recordings import errors_told
 
 if TYPE_CHECKING:
     from ..datasets.base import HandSequence
+    from ..recognition.bundle import Bundle
     from ..training.recipe import Outcome, Recipe
 
 DATASETS = ("shrec21", "shrec22", "streams", "shrec17", "recordings")
@@ -166,6 +167,7 @@ def train(
 
     torch.set_num_threads(threads or os.cpu_count() or 1)
     console = Console(stderr=True, markup=False)
+    bundle = _trainable(base) if base is not None else None
     with errors_told(), console.status("reading") as status:
         sequences = load([(dataset, root), *more], same=same, seed=seed, watch=status.update)
         beside = load_beside(also, sequences, seed=seed, watch=status.update)
@@ -193,8 +195,8 @@ def train(
         recipe = with_minutes(recipe, minutes)
     try:
         with errors_told(), Stages(console) as watch:
-            if base is not None:
-                outcome = _adapted(base, sequences, recipe, minutes, watch, provenance)
+            if bundle is not None:
+                outcome = _adapted(bundle, sequences, recipe, minutes, watch, provenance)
             else:
                 outcome = train_online(
                     sequences,
@@ -207,7 +209,9 @@ def train(
         outcome.save(output)
     except KeyboardInterrupt:
         raise click.ClickException("stopped; nothing was written") from None
-    except (ValueError, ModelError, OSError) as error:
+    except (ModelError, OSError) as error:
+        raise click.ClickException(str(error)) from None
+    except ValueError as error:
         raise click.ClickException(f"{dataset}: {error}") from None
     if as_json:
         click.echo(json.dumps({"model": str(output), "scores": outcome.metadata.scores}))
@@ -225,23 +229,34 @@ def _refuse_with_from(*names: str) -> None:
             raise click.UsageError(f"{parameter.opts[-1]} cannot be used with --from")
 
 
+def _trainable(base: str) -> Bundle:
+    """The model of ``--from``; one that cannot be trained on is refused before data are read."""
+    from ..recognition.bundle import ModelError, load
+    from ..recognition.unfold import unfolded
+
+    try:
+        bundle = load(base)
+        unfolded(bundle)
+    except ModelError as error:
+        raise click.ClickException(str(error)) from None
+    return bundle
+
+
 def _adapted(
-    base: str,
+    bundle: Bundle,
     sequences: list[HandSequence],
     recipe: Recipe,
     minutes: float | None,
     watch: Stages,
     provenance: dict[str, Any],
 ) -> Outcome:
-    """``base`` trained on with what it has not learnt from; tells what is left out, and of what it
-    knows nothing."""
-    from ..recognition.bundle import load
+    """``bundle`` trained on with what it has not learnt from; tells what is left out, and of what
+    it knows nothing."""
     from ..training.adapt import FOLDS, adapt, gentle
     from ..training.recipe import with_minutes
     from ..training.seen import new_to
     from ..training.streams import labels_of
 
-    bundle = load(base)
     m = bundle.metadata
     kept = new_to(m.training, sequences)
     tell_left_out(len(sequences) - len(kept), m.name)
