@@ -17,7 +17,8 @@ from hgr_stream.cli.evaluate import export as export_command
 from hgr_stream.datasets.gestures import load_recordings
 from hgr_stream.recognition.bundle import ModelError
 from hgr_stream.training import evaluate as ev
-from hgr_stream.training.evaluate import Model, OverlapError, wilson
+from hgr_stream.training.evaluate import Model, OverlapError
+from hgr_stream.training.intervals import wilson
 from hgr_stream.training.isolated import train_isolated
 from hgr_stream.training.isolated_folds import train_folds
 from hgr_stream.training.isolated_recipe import scaled
@@ -40,15 +41,6 @@ def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         load_recordings(data), QUICK, folder, held_out=["3"], device="cpu", command="hgr train x"
     )
     return folder
-
-
-def test_wilson_interval() -> None:
-    assert wilson(0, 0) == (0.0, 1.0)
-    low, high = wilson(81, 100)
-    # Agresti and Coull's and Newcombe's example values.
-    assert (low, high) == pytest.approx((0.7222, 0.8749), abs=1e-3)
-    assert wilson(10, 10)[1] == pytest.approx(1.0)
-    assert wilson(10, 10)[0] == pytest.approx(0.7225, abs=1e-3)
 
 
 def test_report_counts() -> None:

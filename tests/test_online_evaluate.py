@@ -238,12 +238,16 @@ def test_the_commands_on_recordings_of_ones_own(tmp_path: Path) -> None:
     keys += " edit_accuracy time_to_detect commit_lag_ms calibration_error per_class"
     for key in keys.split():
         assert key in told["confirmed"], key
+    low, high = told["confirmed"]["intervals"]["false_per_hour"]
+    assert low == 0.0 < high  # none in so short a time says little
+    assert told["confirmed"]["intervals"]["f1"] == [1.0, 1.0]
     assert picture.read_bytes().startswith(b"\x89PNG")
     slow = json.loads(run(judge_command, *judge, "--json", "--perturb", "rate=30").stdout)
     assert slow["perturbed"] == ["rate=30"]
     assert slow["frame_s"] == pytest.approx(1 / 30, rel=0.01)
     silent = run(judge_command, *judge, "--silent")
     assert "confirmed  9 false events in 0.02 h" in " ".join(silent.stdout.split("\n"))
+    assert "(95 %: " in silent.stdout
     (folder / "c.csv").write_text("WAVE,1.0,1.4\n")
     shared = json.loads(run(judge_command, *judge, "--json", "--shared").stdout)
     assert shared["gestures"] == 6

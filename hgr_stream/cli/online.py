@@ -178,11 +178,11 @@ def evaluate_online_command(
     elif silent:
         hours = sum(p.seconds for p in played) / 3600
         for grade, r in reports.items():
-            events = sum(len(p.found[grade]) for p in played)
-            told = (
-                f"{events} false events in {hours:.2f} h, {r.benchmark.false_per_hour:.1f} an hour"
+            low, high = r.intervals.get("false_per_hour", (0.0, float("inf")))
+            click.echo(
+                f"{grade:9}  {r.benchmark.strays} false events in {hours:.2f} h, "
+                f"{r.benchmark.false_per_hour:.1f} an hour (95 %: {low:.1f} to {high:.1f})"
             )
-            click.echo(f"{grade:9}  {told}")
     else:
         show(bundle, said, reports, played)
 
@@ -206,6 +206,10 @@ def as_object(
         **{
             grade: {
                 **r.summary(),
+                "intervals": {
+                    name: [round(low, 4), round(high, 4)]
+                    for name, (low, high) in r.intervals.items()
+                },
                 "per_class": {
                     c.label: {"truths": c.truths, "hits": c.hits, "false": c.false}
                     for c in r.benchmark.per_class
@@ -224,7 +228,8 @@ def show(
     from rich.table import Table
 
     console = Console(markup=False)
-    table = Table("", *reports, title=f"{bundle.metadata.name} on {said}")
+    columns = [title for grade in reports for title in (grade, "95 %")]
+    table = Table("", *columns, title=f"{bundle.metadata.name} on {said}")
     rows = (
         ("detection rate", "detection_rate", "{:.3f}"),
         ("false positives", "false_positives", "{:.3f}"),
@@ -233,15 +238,18 @@ def show(
         ("event precision", "precision", "{:.3f}"),
         ("event recall", "recall", "{:.3f}"),
         ("event F1", "f1", "{:.3f}"),
-        ("false events an hour of idle", "false_per_hour", "{:.1f}"),
+        ("false events an idle hour", "false_per_hour", "{:.1f}"),
         ("edit-distance accuracy", "edit_accuracy", "{:.3f}"),
-        ("normalised time to detect", "time_to_detect", "{:.2f}"),
+        ("time to detect, share", "time_to_detect", "{:.2f}"),
         ("commit lag, ms", "commit_lag_ms", "{:.0f}"),
         ("calibration error", "calibration_error", "{:.3f}"),
     )
-    summaries = [r.summary() for r in reports.values()]
     for title, key, form in rows:
-        table.add_row(title, *(form.format(s[key]) for s in summaries))
+        cells = []
+        for r in reports.values():
+            limits = r.intervals.get(key, ())
+            cells += [form.format(r.summary()[key]), " - ".join(map(form.format, limits))]
+        table.add_row(title, *cells)
     console.print(table)
     classes = Table("class", "truths", "hits", "false", title="confirmed events")
     for c in reports["confirmed"].benchmark.per_class:

@@ -22,6 +22,7 @@ from ..recognition import bundle
 from ..recognition.bundle import Bundle, ModelError
 from ..skeleton import Float32
 from .distort import resampled
+from .intervals import wilson
 from .metrics import calibration_error
 
 FRACTIONS: Final = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
@@ -100,16 +101,6 @@ class Report:
     def to_dict(self) -> dict[str, Any]:
         """Everything, for JSON."""
         return asdict(self)
-
-
-def wilson(right: int, of: int, z: float = 1.959964) -> tuple[float, float]:
-    """The score interval of a share (Wilson 1927); (0, 1) when nothing was tried."""
-    if not of:
-        return 0.0, 1.0
-    p, zz = right / of, z * z
-    middle = (p + zz / (2 * of)) / (1 + zz / of)
-    half = z / (1 + zz / of) * math.sqrt(p * (1 - p) / of + zz / (4 * of * of))
-    return max(middle - half, 0.0), min(middle + half, 1.0)
 
 
 def align(labels: Sequence[str], gestures: Gestures) -> Gestures:

@@ -98,8 +98,10 @@ class Report:
     precision: float  #: events, same label and any overlap
     recall: float
     f1: float
-    false_per_hour: float  #: events that overlap no truth at all, by hours outside the truths
+    false_per_hour: float  #: strays, by the hours outside the truths
     time_to_detect: float  #: mean (report - start) / length of any-overlap hits
+    strays: int  #: events that overlap no truth at all
+    idle_h: float  #: outside the truths
     per_class: tuple[ClassScore, ...]
 
     def summary(self) -> dict[str, float]:
@@ -153,7 +155,8 @@ def score(
     n_truths = sum(c.truths for c in table)
     precision = hit_any / n_found if n_found else 1.0
     recall = hit_any / n_truths if n_truths else 1.0
-    idle_s = sum(seconds or ()) - unit_s * sum(t.length for ts in truths for t in ts)
+    gesture_s = unit_s * sum(t.length for ts in truths for t in ts)
+    idle_h = max(sum(seconds or ()) - gesture_s, 0.0) / 3600
     return Report(
         detection_rate=_mean([c.hits / c.truths for c in table]),
         false_positives=_mean([c.false / c.truths for c in table]),
@@ -163,8 +166,10 @@ def score(
         precision=precision,
         recall=recall,
         f1=2 * precision * recall / (precision + recall) if precision + recall else 0.0,
-        false_per_hour=strays / idle_s * 3600 if idle_s > 0 else 0.0,
+        false_per_hour=strays / idle_h if idle_h else 0.0,
         time_to_detect=_mean(times),
+        strays=strays,
+        idle_h=idle_h,
         per_class=table,
     )
 

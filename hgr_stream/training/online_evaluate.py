@@ -25,6 +25,7 @@ from ..recognition.bundle import Bundle
 from ..recognition.options import DecoderOptions
 from ..recognition.recogniser import Recogniser
 from ..segmentation import Segmenter, WindowSpec
+from .intervals import Interval, by_recording, byar
 from .metrics import Report, Rule, Span, calibration_error, pair, score
 
 Grade = Literal["confirmed", "early"]
@@ -102,6 +103,7 @@ class OnlineReport:
     edit_accuracy: float  #: 1 - Levenshtein distance of the label sequences / length of the truth
     commit_lag_ms: float  #: median report - true end (confirmed) or true start (early)
     calibration_error: float  #: expected, ten bins of told confidence against being right
+    intervals: dict[str, Interval]  #: 95 %, of what ``benchmark`` tells; empty for one recording
 
     def summary(self) -> dict[str, Any]:
         return {
@@ -131,11 +133,21 @@ def report(played: Sequence[Played], grade: Grade, rule: Rule) -> OnlineReport:
         edit_distance([s.label for s in sorted(t, key=_start)], [s.label for s in f])
         for t, f in zip(truths, found, strict=True)
     )
+
+    def scores(of: Sequence[int]) -> Report:
+        seconds = [played[i].seconds for i in of]
+        return score([truths[i] for i in of], [found[i] for i in of], rule, seconds, frame_s)
+
+    benchmark = scores(range(len(played)))
+    intervals = by_recording(len(played), lambda of: scores(of).summary())
+    if benchmark.idle_h:  # what happens seldom is not to be had by drawing anew
+        intervals["false_per_hour"] = byar(benchmark.strays, benchmark.idle_h)
     return OnlineReport(
-        score(truths, found, rule, [p.seconds for p in played], frame_s),
+        benchmark,
         1.0 - edits / max(lengths, 1),
         float(np.median(lags)) if lags else 0.0,
         calibration_error(np.array(told), np.array(right, dtype=bool)),
+        intervals,
     )
 
 
