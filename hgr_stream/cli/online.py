@@ -238,7 +238,7 @@ def show(
         ("event precision", "precision", "{:.3f}"),
         ("event recall", "recall", "{:.3f}"),
         ("event F1", "f1", "{:.3f}"),
-        ("false events an idle hour", "false_per_hour", "{:.1f}"),
+        ("false events an hour", "false_per_hour", "{:.1f}"),
         ("edit-distance accuracy", "edit_accuracy", "{:.3f}"),
         ("time to detect, share", "time_to_detect", "{:.2f}"),
         ("commit lag, ms", "commit_lag_ms", "{:.0f}"),
