@@ -19,11 +19,12 @@ from hgr_stream.recognition.causal import CausalNet, export
 from hgr_stream.recognition.options import ClassOptions, DecoderOptions
 from hgr_stream.recognition.segments import SegmentDater, SegmentVerifier
 from hgr_stream.recognition.unfold import unfolded
-from hgr_stream.training.adapt import folds_of, gentle, mixed, widened
+from hgr_stream.training.adapt import gentle, mixed, widened
 from hgr_stream.training.online import Schedule, train_network
 from hgr_stream.training.seen import unseen
-from hgr_stream.training.streams import ChunkRule, Mark, Stream, labels_of, to_streams
+from hgr_stream.training.streams import ChunkRule, Mark, labels_of, to_streams
 from tests.models import save_palm_model
+from tests.test_online_folds import stream
 from tests.test_training import sequence, write_shrec21
 
 
@@ -87,32 +88,6 @@ def test_a_mixture_lies_between() -> None:
             torch.testing.assert_close(z, x + share * (y - x))
 
 
-def stream(name: str, group: str = "", marks: tuple[Mark, ...] = ()) -> Stream:
-    return Stream(name, np.zeros((2, 22, 3), np.float32), np.array([0.0, 9.0]), marks, group)
-
-
-def test_folds_leave_whole_people_out() -> None:
-    one = (Mark(1, 1.0, 2.0),)
-    people = [stream(f"{p}.{i}", p, one) for p in "ABCDE" for i in range(2)]
-    folds = folds_of(people, 0)
-    assert sorted(len(fold) for fold in folds) == [2, 4, 4]
-    assert sorted(s.name for fold in folds for s in fold) == sorted(s.name for s in people)
-    groups = [{s.group for s in fold} for fold in folds]
-    assert sum(map(len, groups)) == len(set.union(*groups)) == 5
-    assert folds_of(people[:4], 0) == []
-    alone = folds_of([stream(name, marks=one) for name in "abc"], 0)
-    assert [len(fold) for fold in alone] == [1, 1, 1]
-    # Each of them is trained on with gestures, and judged by some.
-    mixed_in = folds_of(
-        [stream(name, marks=one if name in "afh" else ()) for name in "abcdefgh"], 0
-    )
-    assert all(any(s.marks for s in fold) for fold in mixed_in)
-    assert sum(map(len, mixed_in)) == 8
-    assert (
-        folds_of([stream(name, marks=one if name in "af" else ()) for name in "abcdefgh"], 0) == []
-    )
-
-
 def test_limits_of_duration_only_widen() -> None:
     options = DecoderOptions(
         per_class={"A": ClassOptions(min_duration_s=0.3, max_duration_s=2.0, accept=0.5)}
@@ -167,6 +142,8 @@ def invoke(base: Path | str, root: Path, out: Path, *more: str) -> tuple[int, st
     args = ["--online", "--dataset", "shrec21", "--root", str(root), "-o", str(out)]
     args += ["--from", str(base), "--threads", "1", *more]
     result = CliRunner().invoke(train, args)
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
     return result.exit_code, result.stdout, result.stderr
 
 

@@ -20,7 +20,6 @@ from dataclasses import replace
 from typing import Any, Final, TypeVar
 
 import msgspec
-import numpy as np
 from torch import nn
 
 from ..datasets.base import HandSequence
@@ -29,20 +28,19 @@ from ..recognition.options import ClassOptions, DecoderOptions, Metadata
 from ..recognition.unfold import unfolded
 from .average import draw_towards
 from .made_with import versions
-from .metrics import Report, Span, score
+from .metrics import Report
 from .online import Schedule
-from .recipe import SCORED, Outcome, Recipe, Trained, Watch, fit
+from .online_folds import Judged, folds_of
+from .recipe import Outcome, Recipe, Trained, Watch, fit
 from .seen import seen
 from .streams import Stream, to_streams
-from .validate import Grade, decode, duration_bounds, scored, spans, truths
+from .validate import duration_bounds
 
 #: How far from the weights before (0) to those after (1).
 SHARE: Final = 0.6
 FOLDS: Final = 3
 
 M = TypeVar("M", bound=nn.Module)
-#: Of one stream: truths, events of one grade, seconds.
-_Judged = tuple[list[Span], list[Span], float]
 
 
 def gentle(base: Metadata, name: str, seed: int = 0, other_sensors: float = 0.0) -> Recipe:
@@ -80,8 +78,8 @@ def adapt(
     if not any(s.marks for s in streams):
         raise ValueError(f"no gesture that {m.name} knows is performed in these recordings")
     start = Trained(networks.net, networks.verifier, networks.dater, {})
-    folds = folds_of(streams, recipe.seed)
-    judged: dict[str, dict[Grade, list[_Judged]]] = {}
+    folds = folds_of(streams, FOLDS, recipe.seed)
+    judged: dict[str, Judged] = {}
     for k, out in enumerate(folds, 1):
         inside = [s for fold in folds if fold is not out for s in fold]
         trained = _between(start, inside, recipe, watch, f" {k}/{len(folds)}", len(m.labels))
@@ -89,15 +87,13 @@ def adapt(
             ("before", start, m.decoder),
             ("left_out", trained, widened(m.decoder, inside, m.labels)),
         ):
-            for _, grade in SCORED:
-                rows = judged.setdefault(name, {}).setdefault(grade, [])
-                rows += _judge(form, options, m, out, grade)
+            judged.setdefault(name, Judged()).add(form, options, m, out, m.labels)
     reports: dict[str, Report] = {}
-    for name, grades in judged.items():
-        for rule, grade in SCORED:
-            suffix = "" if grade == "confirmed" else f"_{grade}"
-            there, found, seconds = zip(*grades[grade], strict=True)
-            reports[name + suffix] = score(there, found, rule, seconds)
+    scores: dict[str, Any] = {}
+    for name, found in judged.items():
+        one, told = found.told(name)
+        reports.update(one)
+        scores.update(told)
     note = " (all)" if folds else ""
     outcome = _between(start, streams, recipe, watch, note, len(m.labels))
     known = {k: v for k, v in m.training.items() if k != "seen"}
@@ -115,7 +111,7 @@ def adapt(
             "versions": versions(),
         },
         scores={
-            **{name: found.summary() for name, found in reports.items()},
+            **scores,
             "of": f"{m.name} before, and after training with the other recordings; "
             f"{sum(len(s.marks) for s in streams)} gestures: one more or less is often chance"
             if folds
@@ -123,19 +119,6 @@ def adapt(
         },
     )
     return Outcome(outcome, metadata, reports)
-
-
-def folds_of(streams: Sequence[Stream], seed: int) -> list[list[Stream]]:
-    """``FOLDS`` parts of whole groups; none where there are fewer groups with gestures."""
-    groups: dict[tuple[str, str], list[Stream]] = {}
-    for s in streams:
-        groups.setdefault((s.group, "" if s.group else s.name), []).append(s)
-    told = [group for group in groups.values() if any(s.marks for s in group)]
-    silent = [group for group in groups.values() if not any(s.marks for s in group)]
-    if len(told) < FOLDS:
-        return []
-    dealt = [told[i] for i in np.random.default_rng(seed).permutation(len(told))] + silent
-    return [[s for group in dealt[k::FOLDS] for s in group] for k in range(FOLDS)]
 
 
 def widened(
@@ -170,17 +153,3 @@ def mixed(before: M, after: M, share: float = SHARE) -> M:
     found = copy.deepcopy(before).eval()
     draw_towards(found, after, share)
     return found
-
-
-def _judge(
-    form: Trained, options: DecoderOptions, m: Metadata, streams: Sequence[Stream], grade: Grade
-) -> list[_Judged]:
-    items = scored(form.net, streams, m.rate_hz, m.temperature, m.verify_temperature)
-    return [
-        (
-            truths(item.stream, m.labels),
-            spans(decode(item, options, m.labels, m.rate_hz, form.verifier, form.dater), grade),
-            item.stream.seconds,
-        )
-        for item in items
-    ]

@@ -14,6 +14,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from .intervals import Interval, by_recording, byar
+
 Rule = Literal["shrec21", "shrec22", "any"]
 
 
@@ -156,7 +158,7 @@ def score(
     precision = hit_any / n_found if n_found else 1.0
     recall = hit_any / n_truths if n_truths else 1.0
     gesture_s = unit_s * sum(t.length for ts in truths for t in ts)
-    idle_h = max(sum(seconds or ()) - gesture_s, 0.0) / 3600
+    idle_h = float(max(sum(seconds or ()) - gesture_s, 0.0)) / 3600
     return Report(
         detection_rate=_mean([c.hits / c.truths for c in table]),
         false_positives=_mean([c.false / c.truths for c in table]),
@@ -172,6 +174,26 @@ def score(
         idle_h=idle_h,
         per_class=table,
     )
+
+
+def score_with_limits(
+    truths: Sequence[Sequence[Span]],
+    found: Sequence[Sequence[Span]],
+    rule: Rule,
+    seconds: Sequence[float],
+    unit_s: float = 1.0,
+) -> tuple[Report, dict[str, Interval]]:
+    """``score``, and the 95 % intervals of what it tells; none of a single recording's shares."""
+
+    def scores(of: Sequence[int]) -> Report:
+        there, told = [truths[i] for i in of], [found[i] for i in of]
+        return score(there, told, rule, [seconds[i] for i in of], unit_s)
+
+    report = scores(range(len(truths)))
+    limits = by_recording(len(truths), lambda of: scores(of).summary())
+    if report.idle_h:  # what happens seldom is not to be had by drawing anew
+        limits["false_per_hour"] = byar(report.strays, report.idle_h)
+    return report, limits
 
 
 def _mean(values: Sequence[float]) -> float:

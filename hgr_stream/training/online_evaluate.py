@@ -25,8 +25,8 @@ from ..recognition.bundle import Bundle
 from ..recognition.options import DecoderOptions
 from ..recognition.recogniser import Recogniser
 from ..segmentation import Segmenter, WindowSpec
-from .intervals import Interval, by_recording, byar
-from .metrics import Report, Rule, Span, calibration_error, pair, score
+from .intervals import Interval
+from .metrics import Report, Rule, Span, calibration_error, pair, score_with_limits
 
 Grade = Literal["confirmed", "early"]
 GRADES: tuple[Grade, ...] = ("confirmed", "early")
@@ -133,15 +133,8 @@ def report(played: Sequence[Played], grade: Grade, rule: Rule) -> OnlineReport:
         edit_distance([s.label for s in sorted(t, key=_start)], [s.label for s in f])
         for t, f in zip(truths, found, strict=True)
     )
-
-    def scores(of: Sequence[int]) -> Report:
-        seconds = [played[i].seconds for i in of]
-        return score([truths[i] for i in of], [found[i] for i in of], rule, seconds, frame_s)
-
-    benchmark = scores(range(len(played)))
-    intervals = by_recording(len(played), lambda of: scores(of).summary())
-    if benchmark.idle_h:  # what happens seldom is not to be had by drawing anew
-        intervals["false_per_hour"] = byar(benchmark.strays, benchmark.idle_h)
+    seconds = [p.seconds for p in played]
+    benchmark, intervals = score_with_limits(truths, found, rule, seconds, frame_s)
     return OnlineReport(
         benchmark,
         1.0 - edits / max(lengths, 1),
