@@ -2,7 +2,8 @@
 
 Folds are of whole recordings, or people where these are known, and each is judged by a model that
 was made without it: neither its weights nor its settings have seen what it is judged on. What is
-held out within a training (``recipe``) chooses its settings, and flatters it.
+held out within a training (``recipe``) chooses its settings, and flatters it. One thing is not left
+out: isolated gestures are spliced (``splice``) with idle stretches of all continuous recordings.
 """
 
 from __future__ import annotations
