@@ -66,6 +66,13 @@ class RealSenseOptions(Options):
     facing: Literal["user", "away"] = "user"  #: "away": it looks where the user looks
 
 
+def _play_unpaced(config: Any, pipeline: Any) -> None:
+    """Have a file's frames wait to be read. Told before it plays: what it plays until then is lost.
+    No reference to its device may be left when the pipeline starts, or librealsense frees it twice.
+    """
+    config.resolve(pipeline).get_device().as_playback().set_real_time(False)
+
+
 class RealSenseDriver(Driver[RealSenseOptions]):
     """Hands before one camera, or in one recording of one."""
 
@@ -124,6 +131,8 @@ class RealSenseDriver(Driver[RealSenseOptions]):
             )
         pipeline = rs.pipeline(librealsense.context())
         try:
+            if self.lossless:
+                _play_unpaced(config, pipeline)
             profile = pipeline.start(config)
             self._pipeline = pipeline
             self._set_up(profile)
@@ -211,7 +220,6 @@ class RealSenseDriver(Driver[RealSenseOptions]):
         device = profile.get_device()
         if self.options.file:
             self._playback = device.as_playback()
-            self._playback.set_real_time(self.options.realtime)
         try:
             color = profile.get_stream(rs.stream.color).as_video_stream_profile()
             depth = profile.get_stream(rs.stream.depth).as_video_stream_profile()
