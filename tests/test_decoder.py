@@ -73,6 +73,32 @@ def test_a_gesture_begins_is_told_early_and_is_confirmed():
     assert confirmed.confidence > 0.8
 
 
+def test_what_is_confirmed_is_told_with_a_margin():
+    rows = probs((20, 0, 0.95), (25, 1, 0.95), (20, 0, 0.95))
+    plain, wide = (
+        run(rows, msgspec.structs.replace(PLAIN, margin_s=margin_s))[-1] for margin_s in (0.0, 0.04)
+    )
+    assert wide.onset_ns == plain.onset_ns - 40_000_000
+    assert wide.offset_ns == plain.offset_ns + 40_000_000
+    assert wide.decided_ns == plain.decided_ns
+    # Never to before the hand was there, nor past what has been seen.
+    widest = run(rows, msgspec.structs.replace(PLAIN, margin_s=9.0))[-1]
+    assert (widest.onset_ns, widest.offset_ns) == (0, widest.decided_ns)
+
+
+def test_margins_leave_what_is_refused_and_what_begins_as_they_are():
+    rows = probs((20, 0, 0.95), (25, 1, 0.95), (6, 0, 0.95), (25, 2, 0.95), (20, 0, 0.95))
+    plain, wide = (
+        run(rows, msgspec.structs.replace(PLAIN, margin_s=margin_s)) for margin_s in (0.0, 0.2)
+    )
+    assert kinds(wide) == kinds(plain)
+    assert [e.onset_ns for e in wide if e.kind == "begin"] == [
+        e.onset_ns for e in plain if e.kind == "begin"
+    ]
+    first, second = (e for e in wide if e.kind == "confirmed")
+    assert first.offset_ns < second.onset_ns  # though the two margins are longer than the pause
+
+
 def test_a_flicker_of_one_tick_is_nothing():
     assert run(probs((20, 0, 0.95), (1, 1, 0.95), (20, 0, 0.95)), PLAIN) == []
 
@@ -286,6 +312,7 @@ part = st.tuples(st.integers(1, 30), st.integers(0, 3), st.floats(0.3, 0.99))
         lookback_s=st.floats(0, 2.0),
         accept=st.floats(0, 0.8),
         min_quality=st.sampled_from([0.0, 0.1, 0.5]),
+        margin_s=st.floats(0, 0.3),
     ),
     verified=st.one_of(st.none(), st.tuples(st.integers(0, 3), st.floats(0.3, 0.99))),
     reason=st.sampled_from(["lost", "gap", "end", "model changed"]),

@@ -16,9 +16,11 @@
    or doubtful as a whole (``min_quality``): *cancelled*, with the reason. Quality is the product
    of the verifier's probability, the label's highest probability, and the geometric mean of the
    two boundary peaks: true gestures have all of them, most false ones lack an end.
-8. Otherwise *confirmed*. The verifier may change the label, but an id keeps a label that was told
-   early: of that one the verifier may only say yes or no. If it is surer than ``overrule`` that it
-   was another gesture, the early event is cancelled and the other gets an event of its own.
+8. Otherwise *confirmed*, both ends told ``margin_s`` wider: dates err both ways, and of a short
+   gesture half is easily missed. The verifier may change the label, but an id keeps a label that
+   was told early: of that one the verifier may only say yes or no. If it is surer than
+   ``overrule`` that it was another gesture, the early event is cancelled and the other gets an
+   event of its own.
 9. A hand that is lost ends its gesture: confirmed if it passes 7, else cancelled.
 
 Pure: values in, values out, time is in the scores. One ``Decoder`` follows one track.
@@ -143,6 +145,7 @@ class Decoder:
     _begin_label: int = 0
     _exhausted: bool = False
     _last_end_ns: int = -(1 << 62)
+    _told_end_ns: int = -(1 << 62)  # of the last that was confirmed, with its margin
     _count: int = 0
     _window: Window | None = None
 
@@ -295,6 +298,19 @@ class Decoder:
             reason = f"hand {lost}: {refusal}" if lost else refusal
             self._cancel(g, offset_ns, now_ns, reason, events)
             return
+        self._confirm(g, label, confidence, (onset_ns, offset_ns, now_ns), events)
+        self._ended(offset_ns)
+
+    def _confirm(
+        self, g: _Open, label: int, confidence: float, times: tuple[int, int, int],
+        events: list[Event],
+    ) -> None:  # fmt: skip
+        onset_ns, offset_ns, now_ns = times
+        margin_ns = int(self.options.margin_s * 1e9)
+        # Not into the one before, nor to before the hand was there.
+        onset_ns = max(onset_ns - margin_ns, self._told_end_ns + 1, self._ticks[0].time_ns)
+        offset_ns = max(min(offset_ns + margin_ns, now_ns), onset_ns)
+        self._told_end_ns = offset_ns
         event_id = g.id
         if g.early and label != g.label:
             self._cancel(g, offset_ns, now_ns, f"verifier says {self._name(label)}", events)
@@ -302,7 +318,6 @@ class Decoder:
             event_id = f"{self.track}:{self._count}"
             self._emit("begin", event_id, label, onset_ns, now_ns, confidence, events)
         self._emit("confirmed", event_id, label, onset_ns, now_ns, confidence, events, offset_ns)
-        self._ended(offset_ns)
 
     def _judge(
         self,

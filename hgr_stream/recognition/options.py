@@ -53,6 +53,7 @@ class DecoderOptions(msgspec.Struct, omit_defaults=True):
     accept: float = 0.3  #: the verifier's least probability
     min_quality: float = 0.0  #: see rule 7 of ``decoder``; 0: not asked for
     refine_max_s: float = 1.6  #: the dater dates gestures no longer than this anew
+    margin_s: float = 0.0  #: both ends of what is confirmed are told this much wider
     relabel: bool = True  #: the verifier may change the label
     sure: float = 0.0  #: the least confidence that is told, verifier or not
     #: The verifier, this sure of another label, confirms that one in place of one told early,
