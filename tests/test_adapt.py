@@ -208,6 +208,7 @@ def test_too_few_recordings_to_leave_some_out(base: Path, place: Path, tmp_path:
     [
         (["--epochs", "3"], 2, "--epochs cannot be used with --from"),
         (["--all"], 2, "--all cannot be used with --from"),
+        (["--margin", "0.1"], 2, "--margin cannot be used with --from"),
         (["--held-out", "0.2"], 2, "--held-out cannot be used with --from"),
         (["--from", "nowhere.pt"], 1, "nowhere.pt: no such model file"),
         (["--from", "shrec17-28"], 1, "Error: shrec17-28 cannot be trained on"),

@@ -79,7 +79,8 @@ def test_the_command_judges_by_models_that_have_not_seen_it(
     monkeypatch.setattr(online_folds, "train_online", train_and_note)
     monkeypatch.setattr(online_folds.Judged, "add", judge_and_note)
     out = tmp_path / "mine.pt"
-    code, told, noted = invoke(root, out, "--folds", "2", "--minutes", "0.1", "--all", "--json")
+    options = ("--folds", "2", "--minutes", "0.1", "--all", "--margin", "0.04", "--json")
+    code, told, noted = invoke(root, out, *options)
     assert code == 0, noted
     everyone = learnt[0] | judged[0]
     assert len(everyone) == 6
@@ -89,6 +90,7 @@ def test_the_command_judges_by_models_that_have_not_seen_it(
     assert "network (all) 2/2" in noted
     m = bundle.read_metadata(out)
     assert m.scores == json.loads(told)["scores"]
+    assert m.decoder.margin_s == 0.04
     for name in ("left_out", "left_out_early"):
         found = m.scores[name]
         low, high = found["intervals"]["f1"]

@@ -125,6 +125,9 @@ gesture two or three times are a start. It keeps its gestures; others are learnt
 @click.option("--other-sensors", type=click.FloatRange(0, 1), default=0.0, metavar="SHARE",
               help="Put the joints of so much of the material where another tracker's model of the "
               "hand would have them.")  # fmt: skip
+@click.option("--margin", type=click.FloatRange(0, 1), default=0.0, metavar="SECONDS",
+              help="Tell both ends of a gesture so much wider: where half of a short one counts.",
+              )  # fmt: skip
 @click.option("--other", multiple=True, callback=name_and_folder, metavar="NAME=DIR",
               help="Also score on another sensor's data set; may be given twice.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print the scores as one JSON object.")
@@ -146,6 +149,7 @@ def train(
     same: dict[str, str],
     also: list[tuple[str, Path]],
     other_sensors: float,
+    margin: float,
     other: list[tuple[str, Path]],
     as_json: bool,
 ) -> None:
@@ -156,7 +160,7 @@ def train(
     gives others. Ctrl-C stops without writing anything.
     """
     if base is not None:
-        _refuse_with_from("epochs", "everything", "held_out", "folds", "also", "other")
+        _refuse_with_from("epochs", "everything", "held_out", "folds", "margin", "also", "other")
     if not output.parent.is_dir():
         raise click.ClickException(f"{output.parent}: no such folder; make it first")
     try:
@@ -195,6 +199,7 @@ def train(
         held_out=held_out,
         everything=everything,
         other_sensors=other_sensors,
+        margin_s=margin,
     )
     if epochs:
         recipe = with_epochs(recipe, epochs, sequences)

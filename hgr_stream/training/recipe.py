@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
 import numpy as np
 
 from ..datasets.base import HandSequence
@@ -61,6 +62,7 @@ class Recipe:
     everything: bool = False
     #: Share of the material whose joints are put where another tracker would put them.
     other_sensors: float = 0.0
+    margin_s: float = 0.0  #: see ``DecoderOptions``; by cross-validation, not by ``tune``
     network: Schedule = field(default_factory=Schedule)
     verifier: Schedule = field(default_factory=lambda: Schedule(steps=2000, batch=64))
     dater: Schedule = field(default_factory=lambda: Schedule(steps=1200, batch=64))
@@ -161,6 +163,7 @@ def train_online(
         options = tune(pool, options, labels, recipe.rate_hz, verifier, dater, say=say)
         options = tune_early(pool, options, labels, recipe.rate_hz, verifier, dater, say)
         watch("settings", 1.0, "")
+    options = msgspec.structs.replace(options, margin_s=recipe.margin_s)
     for name, foreign in (others or {}).items():
         streams_there = to_streams(foreign, labels)
         items[name] = scored(net, streams_there, recipe.rate_hz, temperature, verify_temperature)

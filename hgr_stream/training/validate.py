@@ -220,7 +220,6 @@ GRID: tuple[tuple[str, tuple[float, ...]], ...] = (
     ("boundary_min", (0.05, 0.15, 0.3)),
     ("lookback_s", (0.5, 0.8)),
     ("refine_max_s", (0.0, 0.8, 1.6, 3.0)),
-    ("margin_s", (0.0, 0.04, 0.08)),
 )
 
 
