@@ -23,7 +23,9 @@ def test_each_is_small_and_says_how_it_was_made(name, gestures):
     assert bundle.resolve(name).stat().st_size <= 2_000_000
     assert m.name == name
     assert len(m.labels) == gestures
-    assert m.training["command"].startswith("hgr train --online --dataset shrec2")
+    assert m.training["command"].startswith("hgr train --online ")
+    assert "--dataset shrec2" in m.training["command"]
+    assert f"-o {name}.pt" in m.training["command"]
     assert "--root DIR" in m.training["command"] or "--root SHREC2" in m.training["command"]
     assert "/" not in m.training["command"], "a folder of one machine says nothing to others"
     assert {"held_out", "proxy", "far", "held_out_early"} <= set(m.scores)
