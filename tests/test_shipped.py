@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from test_recognition import windows
@@ -14,6 +16,21 @@ from hgr_stream.training.streams import on_grid, to_streams
 from hgr_stream.training.validate import spans, truths
 
 MODELS = {"leap": 17, "hololens": 16, "any": 18}
+
+
+def options_of(command: str) -> list[str]:
+    """What it asks for, in any order, whatever the folders are called and the form printed."""
+    parts = re.sub(r"SHREC\d\d|DIR", "DIR", command).split()
+    return sorted(part for part in parts if part != "--json")
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_readme_has_the_command_that_made_it(name):
+    text = (bundle.resolve(name).parent / "README.md").read_text()
+    [common] = re.findall(r'^T="(hgr train .*)"$', text, re.MULTILINE)
+    [own] = re.findall(rf"^\$T (.*-o {name}\.pt.*)$", text, re.MULTILINE)
+    made_by = bundle.read_metadata(bundle.resolve(name)).training["command"]
+    assert options_of(f"{common} {own}") == options_of(made_by)
 
 
 @pytest.mark.parametrize(("name", "gestures"), MODELS.items())

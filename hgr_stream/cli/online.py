@@ -195,6 +195,8 @@ def as_object(
     reports: dict[Grade, OnlineReport],
 ) -> dict[str, Any]:
     """For machines."""
+    from ..training.intervals import rounded
+
     return {
         "model": bundle.metadata.name,
         "dataset": dataset,
@@ -206,10 +208,7 @@ def as_object(
         **{
             grade: {
                 **r.summary(),
-                "intervals": {
-                    name: [round(low, 4), round(high, 4)]
-                    for name, (low, high) in r.intervals.items()
-                },
+                "intervals": rounded(r.intervals),
                 "per_class": {
                     c.label: {"truths": c.truths, "hits": c.hits, "false": c.false}
                     for c in r.benchmark.per_class
@@ -244,11 +243,11 @@ def show(
         ("commit lag, ms", "commit_lag_ms", "{:.0f}"),
         ("calibration error", "calibration_error", "{:.3f}"),
     )
+    summaries = [(r.summary(), r.intervals) for r in reports.values()]
     for title, key, form in rows:
         cells = []
-        for r in reports.values():
-            limits = r.intervals.get(key, ())
-            cells += [form.format(r.summary()[key]), " - ".join(map(form.format, limits))]
+        for found, limits in summaries:
+            cells += [form.format(found[key]), " - ".join(map(form.format, limits.get(key, ())))]
         table.add_row(title, *cells)
     console.print(table)
     classes = Table("class", "truths", "hits", "false", title="confirmed events")

@@ -106,8 +106,8 @@ gesture two or three times are a start. It keeps its gestures; others are learnt
 @click.option("--all", "everything", is_flag=True, help="Then train on with the held-out too.")
 @click.option("--held-out", type=click.FloatRange(0, 0.9), default=0.2, show_default=True)
 @click.option("--folds", type=click.IntRange(min=2), metavar="N",
-              help="Also make N models like it, each without an Nth of the recordings (or people), "
-              "and judge it on these: scores that nothing was chosen on.")  # fmt: skip
+              help="Also make N models like it, as long each, without an Nth of the recordings (or "
+              "people), and judge them on these: scores that nothing was chosen on.")  # fmt: skip
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: all]")
 @click.option(
     "--and", "more", multiple=True, callback=name_and_folder, metavar="NAME=DIR",

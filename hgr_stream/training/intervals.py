@@ -47,3 +47,8 @@ def by_recording(
     rows = [figures(draw.tolist()) for draw in drawn]
     limits = {name: np.percentile([row[name] for row in rows], (2.5, 97.5)) for name in rows[0]}
     return {name: (float(low), float(high)) for name, (low, high) in limits.items()}
+
+
+def rounded(limits: Mapping[str, Interval]) -> dict[str, list[float]]:
+    """For JSON."""
+    return {name: [round(low, 4), round(high, 4)] for name, (low, high) in limits.items()}

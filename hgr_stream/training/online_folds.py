@@ -17,6 +17,7 @@ import numpy as np
 
 from ..datasets.base import HandSequence
 from ..recognition.options import DecoderOptions, Metadata
+from .intervals import rounded
 from .metrics import Report, Span, score_with_limits
 from .recipe import SCORED, Outcome, Recipe, Trained, Watch, train_online
 from .streams import Stream, labels_of, to_streams
@@ -55,8 +56,7 @@ class Judged:
             key = name if grade == "confirmed" else f"{name}_{grade}"
             found = self.found[grade]
             reports[key], limits = score_with_limits(self.truths, found, rule, self.seconds)
-            rounded = {k: [round(low, 4), round(high, 4)] for k, (low, high) in limits.items()}
-            scores[key] = {**reports[key].summary(), "intervals": rounded}
+            scores[key] = {**reports[key].summary(), "intervals": rounded(limits)}
         return reports, scores
 
 
