@@ -248,6 +248,7 @@ def test_the_commands_on_recordings_of_ones_own(tmp_path: Path) -> None:
     silent = run(judge_command, *judge, "--silent")
     assert "confirmed  9 false events in 0.02 h" in " ".join(silent.stdout.split("\n"))
     assert "(95 %: " in silent.stdout
+    assert "a hand was in view for 0.02 h of it" in silent.stdout
     (folder / "c.csv").write_text("WAVE,1.0,1.4\n")
     shared = json.loads(run(judge_command, *judge, "--json", "--shared").stdout)
     assert shared["gestures"] == 6

@@ -177,12 +177,14 @@ def evaluate_online_command(
         click.echo(json.dumps({**report, "perturbed": [str(c) for c in changes]}))
     elif silent:
         hours = sum(p.seconds for p in played) / 3600
+        in_view = sum(p.hand_s for p in played) / 3600
         for grade, r in reports.items():
             low, high = r.intervals.get("false_per_hour", (0.0, float("inf")))
             click.echo(
                 f"{grade:9}  {r.benchmark.strays} false events in {hours:.2f} h, "
                 f"{r.benchmark.false_per_hour:.1f} an hour (95 %: {low:.1f} to {high:.1f})"
             )
+        click.echo(f"a hand was in view for {in_view:.2f} h of it")
     else:
         show(bundle, said, reports, played)
 
@@ -204,6 +206,7 @@ def as_object(
         "recordings": len(played),
         "gestures": sum(len(p.truths) for p in played),
         "seconds": round(sum(p.seconds for p in played), 1),
+        "hand_seconds": round(sum(p.hand_s for p in played), 1),
         "frame_s": played[0].frame_s,
         **{
             grade: {

@@ -7,7 +7,7 @@ feels. Spans and delays are in frames; ``frame_s`` says how long one is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +19,7 @@ from ..config import Segmentation
 from ..datasets.base import DatasetError
 from ..datasets.convert import Recording
 from ..datasets.numbering import FrameNumbers
-from ..messages import Event
+from ..messages import Event, Frame
 from ..pipeline import BATCH, Pipeline, run_recording
 from ..recognition.bundle import Bundle
 from ..recognition.options import DecoderOptions
@@ -43,6 +43,7 @@ class Played:
     seconds: float
     frame_s: float
     events: list[Event] = field(default_factory=list)
+    hand_s: float = 0.0  #: for how long a hand was in view
 
 
 def play(
@@ -53,10 +54,20 @@ def play(
 ) -> Played:
     """Run the pipeline over one recording of one device; raises DatasetError without truth."""
     pipeline = Pipeline(bundle, segmentation, batch=BATCH, options=options)
-    events, devices = run_recording(pipeline, recording.frames)
+    in_view: list[bool] = []
+
+    def watched() -> Iterator[Frame]:
+        for frame in recording.frames:
+            in_view.append(bool(frame.hands))
+            yield frame
+
+    events, devices = run_recording(pipeline, watched())
     if len(devices) != 1:
         raise DatasetError(f"{recording.file}: holds {len(devices)} devices; one is wanted")
-    return judged(recording, events, next(iter(devices.values())))
+    [numbers] = devices.values()
+    one = judged(recording, events, numbers)
+    one.hand_s = one.seconds * sum(in_view) / len(in_view)
+    return one
 
 
 def judged(recording: Recording, events: list[Event], numbers: FrameNumbers) -> Played:
@@ -183,7 +194,10 @@ def evaluate(
             one.truths = []
         played.append(one)
     if not silent and not any(p.truths for p in played):
-        raise DatasetError("none of these recordings says what is performed in it")
+        raise DatasetError(
+            "none of these recordings says what is performed in it: put a NAME.csv of "
+            "label,start_s,end_s beside each (or --truth; or --silent if nobody gestures)"
+        )
     return played, {grade: report(played, grade, rule) for grade in GRADES}
 
 
