@@ -20,9 +20,10 @@ from hgr_stream.recognition.options import ClassOptions, DecoderOptions
 from hgr_stream.recognition.segments import SegmentDater, SegmentVerifier
 from hgr_stream.recognition.unfold import unfolded
 from hgr_stream.training.adapt import gentle, mixed, widened
+from hgr_stream.training.draw import ChunkRule
 from hgr_stream.training.online import Schedule, train_network
 from hgr_stream.training.seen import unseen
-from hgr_stream.training.streams import ChunkRule, Mark, labels_of, to_streams
+from hgr_stream.training.streams import Mark, labels_of, to_streams
 from tests.models import save_palm_model
 from tests.test_online_folds import stream
 from tests.test_training import sequence, write_shrec21

@@ -16,7 +16,8 @@ from hgr_stream.recognition.recogniser import Scores, refined
 from hgr_stream.recognition.segments import SegmentDater, SegmentVerifier
 from hgr_stream.skeleton import bone_lengths
 from hgr_stream.training import augment
-from hgr_stream.training.online import Schedule, draw_roughly, train_dater
+from hgr_stream.training.draw import Pool, draw_roughly
+from hgr_stream.training.online import Schedule, train_dater
 from hgr_stream.training.streams import Stream, to_streams
 from hgr_stream.training.validate import spans
 
@@ -45,7 +46,9 @@ def test_the_shifts_that_are_taught_lead_to_the_true_ends(plain_hands):
     wrong = 0.0
     for _ in range(50):
         mark = stream.marks[int(rng.integers(len(stream.marks)))]
-        joints, (start_by, end_by), length = draw_roughly([stream], [(0, mark)], RATE, rng)
+        joints, (start_by, end_by), length = draw_roughly(
+            Pool([stream], [(0, mark)], []), RATE, rng
+        )
         told = joints[:, 0, 0]
         assert told[margin] + start_by == pytest.approx(mark.start_s, abs=1e-3)
         assert told[-1 - margin] + end_by == pytest.approx(mark.end_s, abs=1e-3)
@@ -60,10 +63,10 @@ def test_a_trained_dater_brings_the_ends_nearer(plain_hands):
     dater, steps = train_dater(material, 2, RATE, Schedule(steps=150, batch=32), 0)
     assert steps == 150
     rng = np.random.default_rng(9)
-    gestures = [(i, m) for i, s in enumerate(material) for m in s.marks]
+    pool = Pool.of(material, 2)
     before, after = [], []
     for _ in range(60):
-        joints, shifts, _ = draw_roughly(material, gestures, RATE, rng)
+        joints, shifts, _ = draw_roughly(pool, RATE, rng)
         with torch.inference_mode():
             told = dater(torch.from_numpy(joints)[None])[0].numpy()
         before.append(np.abs(shifts).mean())

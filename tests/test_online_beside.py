@@ -15,9 +15,10 @@ from hgr_stream.datasets.base import Segment
 from hgr_stream.recognition import bundle
 from hgr_stream.recognition.causal import CausalNet
 from hgr_stream.recognition.segments import SegmentVerifier
+from hgr_stream.training.draw import IGNORE, ChunkRule
 from hgr_stream.training.online import Schedule, train_network, train_verifier
 from hgr_stream.training.online_beside import BesideSet, WithHeads, draw_beside
-from hgr_stream.training.streams import IGNORE, ChunkRule, labels_of, to_streams
+from hgr_stream.training.streams import labels_of, to_streams
 from tests.test_splice import write_takes
 from tests.test_training import RATE, sequence, write_shrec21
 
@@ -31,7 +32,7 @@ def beside_set() -> BesideSet:
 
 def test_a_set_without_gestures_is_refused() -> None:
     assert beside_set().labels == ["OPEN"]
-    assert {m.label for _, m in beside_set().gestures} == {1}
+    assert {m.label for _, m in beside_set().pool.gestures} == {1}
     nothing = sequence("1", 1)
     nothing.segments = []
     with pytest.raises(ValueError, match="idle: no gesture"):
@@ -49,9 +50,9 @@ def test_recordings_that_are_all_gesture_are_refused() -> None:
 
 def test_a_share_of_each_batch_is_drawn_from_every_set() -> None:
     sets = [beside_set(), beside_set()]
-    drawn = draw_beside(sets, 32, lambda streams, gestures: (streams, gestures))
+    drawn = draw_beside(sets, 32, lambda pool: pool)
     assert [len(group) for group in drawn] == [5, 5]
-    assert all(d == (s.streams, s.gestures) for s, g in zip(sets, drawn, strict=True) for d in g)
+    assert all(d is s.pool for s, g in zip(sets, drawn, strict=True) for d in g)
     assert draw_beside([], 32, lambda *_: None) == []
 
 

@@ -7,8 +7,8 @@ import pytest
 
 from hgr_stream.skeleton import Float32, bone_lengths, with_palm
 from hgr_stream.training import augment
-from hgr_stream.training.online import draw_segment
-from hgr_stream.training.streams import ChunkRule, distorted, draw_chunk, to_streams
+from hgr_stream.training.draw import ChunkRule, Pool, Shares, draw_chunk, draw_segment
+from hgr_stream.training.streams import distorted, to_streams
 from tests.hands import hand_joints
 from tests.test_training import RATE, sequence
 
@@ -59,12 +59,12 @@ def test_so_much_of_the_material_is_another_sensors(
     monkeypatch.setattr(augment, "other_sensor", other_sensor)
     rng = np.random.default_rng(0)
     streams = to_streams([sequence("1", 1, 12.0)], ["LEFT", "OPEN"])
-    gestures = [(0, m) for m in streams[0].marks]
-    rule = ChunkRule(RATE, 64, 0.24, other_sensors=share)
+    pool, shares = Pool.of(streams, 2), Shares(other_sensors=share)
+    rule = ChunkRule(RATE, 64, 0.24, shares=shares)
     for _ in range(100):
-        draw_segment(streams, gestures, RATE, rng, share)
+        draw_segment(pool, RATE, rng, shares)
     for _ in range(100):
-        draw_chunk(streams, rule, rng, 1.0, gestures)
+        draw_chunk(pool, rule, rng)
     assert 200 * share - 40 <= len(asked) <= 200 * share + 40 * bool(share)
     asked.clear()
     distorted(streams[0], rng, 1.0)

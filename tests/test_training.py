@@ -23,19 +23,10 @@ from hgr_stream.recognition.engine import Engine
 from hgr_stream.recognition.options import DecoderOptions
 from hgr_stream.skeleton import bone_lengths, mirrored, with_palm
 from hgr_stream.training import augment
+from hgr_stream.training.draw import IGNORE, ChunkRule, Pool, annotate, draw_chunk
 from hgr_stream.training.metrics import Span, matches, pair, score
 from hgr_stream.training.seen import unseen
-from hgr_stream.training.streams import (
-    IGNORE,
-    ChunkRule,
-    annotate,
-    distorted,
-    draw_chunk,
-    labels_of,
-    resample,
-    split,
-    to_streams,
-)
+from hgr_stream.training.streams import distorted, labels_of, resample, split, to_streams
 
 RATE = 25.0
 
@@ -192,13 +183,13 @@ def test_chunks_hold_what_the_recording_holds():
     streams = to_streams([sequence("1", 1), sequence("2", 2)], ["LEFT", "OPEN"])
     rule = ChunkRule(RATE, 128, 0.24)
     rng = np.random.default_rng(3)
-    gestures = [(i, m) for i, s in enumerate(streams) for m in s.marks]
-    chunks = [draw_chunk(streams, rule, rng, 1.0, gestures) for _ in range(40)]
+    pool = Pool.of(streams, 2)
+    chunks = [draw_chunk(pool, rule, rng) for _ in range(40)]
     assert all(c.joints.shape == (128, 22, 3) and np.isfinite(c.joints).all() for c in chunks)
     share = np.mean([(c.label > 0).mean() for c in chunks])
     assert 0.1 < share < 0.7
     assert {int(v) for c in chunks for v in c.label} >= {0, 1, 2}
-    still = draw_chunk(streams, rule, np.random.default_rng(0), 0.0).joints
+    still = draw_chunk(pool, rule, np.random.default_rng(0), 0.0).joints
     recorded = np.concatenate([s.joints for s in streams])
     nearest = [np.abs(recorded - frame).max((1, 2)).min() for frame in still]
     assert max(nearest) < 0.01, "without distortion a chunk is a piece of a recording"
@@ -243,7 +234,7 @@ def trained(tmp_path_factory):
     out = folder / "small.pt"
     args = ["--online", "--dataset", "shrec21", "--root", str(root), "-o", str(out)]
     args += ["--minutes", "0.15", "--held-out", "0.25", "--json", "--seed", "3", "--threads", "1"]
-    args += ["--other", f"shrec21={root}"]
+    args += ["--other", f"shrec21={root}", "--still", "0.1", "--other-sensors", "0.1"]
     result = CliRunner().invoke(train, args, catch_exceptions=False)
     return result, out
 

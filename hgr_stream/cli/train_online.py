@@ -125,6 +125,10 @@ gesture two or three times are a start. It keeps its gestures; others are learnt
 @click.option("--other-sensors", type=click.FloatRange(0, 1), default=0.0, metavar="SHARE",
               help="Put the joints of so much of the material where another tracker's model of the "
               "hand would have them.")  # fmt: skip
+@click.option("--still", type=click.FloatRange(0, 0.5), default=0.0, metavar="SHARE",
+              help="In so much of the material a hand takes up a movement's posture and holds "
+              "still, which is none: where hands point, and pause, and nobody recorded that.",
+              )  # fmt: skip
 @click.option("--margin", type=click.FloatRange(0, 1), default=0.0, metavar="SECONDS",
               help="Tell both ends of a gesture so much wider: where half of a short one counts.",
               )  # fmt: skip
@@ -149,6 +153,7 @@ def train(
     same: dict[str, str],
     also: list[tuple[str, Path]],
     other_sensors: float,
+    still: float,
     margin: float,
     other: list[tuple[str, Path]],
     as_json: bool,
@@ -172,6 +177,7 @@ def train(
     from rich.console import Console
 
     from ..recognition.bundle import ModelError
+    from ..training.draw import Shares
     from ..training.material import load, load_beside
     from ..training.online_folds import cross_validated, with_folds
     from ..training.recipe import Recipe, train_online, with_epochs, with_minutes
@@ -198,7 +204,7 @@ def train(
         seed=seed,
         held_out=held_out,
         everything=everything,
-        other_sensors=other_sensors,
+        shares=Shares(other_sensors, still),
         margin_s=margin,
     )
     if epochs:
@@ -281,7 +287,7 @@ def _adapted(
         click.echo(
             f"no gestures of {m.name}, learnt as none of them: {', '.join(strange)}", err=True
         )
-    own = gentle(m, recipe.name, recipe.seed, recipe.other_sensors)
+    own = gentle(m, recipe.name, recipe.seed, recipe.shares)
     if minutes:
         own = with_minutes(own, minutes / (1 + FOLDS))
     return adapt(bundle, kept, own, watch=watch, provenance=provenance)

@@ -27,6 +27,7 @@ from ..recognition.bundle import Bundle
 from ..recognition.options import ClassOptions, DecoderOptions, Metadata
 from ..recognition.unfold import unfolded
 from .average import draw_towards
+from .draw import NO_SHARES, Shares
 from .made_with import versions
 from .metrics import Report
 from .online import Schedule
@@ -43,7 +44,7 @@ FOLDS: Final = 3
 M = TypeVar("M", bound=nn.Module)
 
 
-def gentle(base: Metadata, name: str, seed: int = 0, other_sensors: float = 0.0) -> Recipe:
+def gentle(base: Metadata, name: str, seed: int = 0, shares: Shares = NO_SHARES) -> Recipe:
     """Schedules for some minutes of recordings, and what ``base`` was trained to tell."""
     rate = 2e-4
     return Recipe(
@@ -52,7 +53,7 @@ def gentle(base: Metadata, name: str, seed: int = 0, other_sensors: float = 0.0)
         boundary_delay_s=base.decoder.boundary_delay_s,
         release_s=base.decoder.release_s,
         seed=seed,
-        other_sensors=other_sensors,
+        shares=shares,
         network=Schedule(steps=200, rate=rate),
         verifier=Schedule(steps=300, batch=64, rate=rate),
         dater=Schedule(steps=200, batch=64, rate=rate),

@@ -1,7 +1,7 @@
 """Training of the streaming network, its verifier and its dater on continuous recordings.
 
-``train_network``, ``train_verifier`` and ``train_dater`` are plain loops over freshly distorted
-data; progress is told through a callback and a time limit shortens the schedule rather than
+``train_network``, ``train_verifier`` and ``train_dater`` are plain loops over freshly drawn data
+(``draw``); progress is told through a callback and a time limit shortens the schedule rather than
 cutting it off. What is validated, and on what, is in ``validate``; the whole recipe from a data
 set to a file is ``recipe.train_online``.
 """
@@ -17,25 +17,26 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from ..recognition.causal import CausalNet
 from ..recognition.segments import SegmentDater, SegmentVerifier, stretched
 from ..skeleton import Float32
-from . import augment
 from .average import Average
-from .online_beside import (
-    WEIGHT,
-    BesideSet,
-    Gestures,
-    WithHeads,
-    balanced,
-    draw_beside,
-    entropy,
+from .draw import (
+    IGNORE,
+    NO_SHARES,
+    Chunk,
+    ChunkRule,
+    Pool,
+    Shares,
+    draw_chunk,
+    draw_roughly,
+    draw_segment,
 )
-from .streams import IGNORE, Chunk, ChunkRule, Mark, Stream, draw_chunk, resample
+from .online_beside import WEIGHT, BesideSet, WithHeads, draw_beside, entropy
+from .streams import Stream
 
 #: (share done 0..1, what to show); return nothing. Raise to stop.
 Progress = Callable[[float, str], None]
@@ -118,8 +119,6 @@ def _fit(
     return average.module, step
 
 
-#: So often a stretch without a gesture is looked for.
-IDLE_TRIES = 2000
 #: What an idle tick weighs: they are many and alike.
 IDLE = 0.6
 
@@ -169,13 +168,13 @@ def train_network(
     rng = np.random.default_rng(seed)
     net = copy.deepcopy(start) if start else CausalNet(classes)
     headed = WithHeads(net, beside, "network", net.width).train()
-    gestures = balanced(streams, classes)
+    pool = Pool.of(streams, classes)
 
-    def draw(streams: Sequence[Stream], gestures: Gestures) -> Chunk:
-        return draw_chunk(streams, rule, rng, 1.0, gestures)
+    def draw(pool: Pool) -> Chunk:
+        return draw_chunk(pool, rule, rng)
 
     def loss() -> Tensor:
-        chunks = [draw(streams, gestures) for _ in range(schedule.batch)]
+        chunks = [draw(pool) for _ in range(schedule.batch)]
         return network_loss(headed, chunks, draw_beside(beside, schedule.batch, draw))
 
     fitted, steps = _fit(headed, loss, schedule, progress, memory=0.95)
@@ -193,75 +192,6 @@ def _tensors(chunks: Sequence[Chunk]) -> tuple[Tensor, Tensor, Tensor]:
 # --- the verifier -------------------------------------------------------------------------------
 
 
-def draw_segment(
-    streams: Sequence[Stream],
-    gestures: Sequence[tuple[int, Mark]],
-    rate_hz: float,
-    rng: np.random.Generator,
-    other_sensors: float = 0.0,
-) -> tuple[Float32, int]:
-    """One segment for the verifier, (T, 22, 3) on the model's clock, and its class.
-
-    Most are gestures with boundaries a little wrong; the rest idle stretches, halves of gestures,
-    and stretches far too long.
-    """
-    kind = rng.random()
-    if kind < 0.6:
-        i, m = gestures[int(rng.integers(len(gestures)))]
-        stream, label = streams[i], m.label
-        length = m.end_s - m.start_s
-        spread = min(0.12 * length, 0.3) + 0.04
-        start_s, end_s = m.start_s + rng.normal(0, spread), m.end_s + rng.normal(0, spread)
-    elif kind < 0.78:
-        stream, start_s, end_s, label = _idle(streams, rng)
-    else:
-        i, m = gestures[int(rng.integers(len(gestures)))]
-        stream, label = streams[i], 0
-        length = m.end_s - m.start_s
-        if length > 1.6:  # half a held pose is still that pose
-            stream, start_s, end_s, label = _idle(streams, rng)
-        elif rng.random() < 0.6:
-            part = rng.uniform(0.15, 0.4) * length
-            early = rng.random() < 0.5
-            before, after = rng.uniform(0.0, 0.5, 2)
-            start_s = m.start_s - before if early else m.end_s - part
-            end_s = m.start_s + part if early else m.end_s + after
-        else:
-            start_s = m.start_s - rng.uniform(1.0, 2.0) * length
-            end_s = m.end_s + rng.uniform(1.0, 2.0) * length
-    last = float(stream.time_s[-1])
-    start_s = min(max(start_s, 0.0), last - 0.12)
-    end_s = min(max(end_s, start_s + 0.12), last)
-    factor = float(augment.speeds(1, rate_hz, rng, 1.0)[0])
-    n = max(int((end_s - start_s) / factor * rate_hz) + 1, 3)
-    joints = _cut(stream, np.linspace(start_s, end_s, n))
-    return augment.hand(joints, rate_hz, rng, 1.0, sensor=other_sensors), label
-
-
-def _cut(stream: Stream, at_s: NDArray[np.float64]) -> Float32:
-    """The stream at times that increase; its ends are held."""
-    lo, hi = np.searchsorted(stream.time_s, [at_s[0] - 0.1, at_s[-1] + 0.1])
-    hi = min(max(hi + 1, 2), len(stream.time_s))
-    lo = min(max(lo - 1, 0), hi - 2)
-    return resample(stream.joints[lo:hi], stream.time_s[lo:hi], at_s)
-
-
-def _idle(streams: Sequence[Stream], rng: np.random.Generator) -> tuple[Stream, float, float, int]:
-    """A stretch that holds less than a third of any gesture; raises ValueError for none."""
-    for _ in range(IDLE_TRIES):
-        stream = streams[int(rng.integers(len(streams)))]
-        length = float(np.exp(rng.uniform(np.log(0.2), np.log(3.0))))
-        start_s = rng.uniform(0.0, max(stream.seconds - length, 0.01))
-        end_s = start_s + length
-        if all(
-            min(end_s, m.end_s) - max(start_s, m.start_s) < 0.3 * (m.end_s - m.start_s)
-            and min(end_s, m.end_s) - max(start_s, m.start_s) < 0.3 * length
-            for m in stream.marks
-        ):
-            return stream, start_s, end_s, 0
-    raise ValueError("there is next to no time without a gesture: none cannot be learnt from this")
-
-
 def train_verifier(
     streams: Sequence[Stream],
     classes: int,
@@ -271,20 +201,20 @@ def train_verifier(
     progress: Progress | None = None,
     start: SegmentVerifier | None = None,
     beside: Sequence[BesideSet] = (),
-    other_sensors: float = 0.0,
+    shares: Shares = NO_SHARES,
 ) -> tuple[SegmentVerifier, int]:
-    """Train the segment verifier; as ``train_network``. other_sensors: see ``ChunkRule``."""
+    """Train the segment verifier; as ``train_network``. shares: of what is drawn."""
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed + 1)
     verifier = copy.deepcopy(start) if start else SegmentVerifier(classes, rate_hz)
     headed = WithHeads(verifier, beside, "verifier", verifier.head.in_features).train()
-    gestures = balanced(streams, classes)
+    pool = Pool.of(streams, classes)
 
-    def draw(streams: Sequence[Stream], gestures: Gestures) -> tuple[Float32, int]:
-        return draw_segment(streams, gestures, rate_hz, rng, other_sensors)
+    def draw(pool: Pool) -> tuple[Float32, int]:
+        return draw_segment(pool, rate_hz, rng, shares)
 
     def loss() -> Tensor:
-        drawn = [draw(streams, gestures) for _ in range(schedule.batch)]
+        drawn = [draw(pool) for _ in range(schedule.batch)]
         groups = draw_beside(beside, schedule.batch, draw)
         drawn += [d for group in groups for d in group]
         # The network resamples anyway: bringing them to its length here makes them one batch,
@@ -306,34 +236,6 @@ def train_verifier(
 # --- the dater ----------------------------------------------------------------------------------
 
 
-def draw_roughly(
-    streams: Sequence[Stream],
-    gestures: Sequence[tuple[int, Mark]],
-    rate_hz: float,
-    rng: np.random.Generator,
-) -> tuple[Float32, tuple[float, float], float]:
-    """A gesture cut about as wrongly as the decoder does, with the dater's margins.
-
-    (T, 22, 3) on the model's clock; the shifts in seconds that would set both ends right; the true
-    length in seconds.
-    """
-    i, m = gestures[int(rng.integers(len(gestures)))]
-    stream = streams[i]
-    factor = float(augment.speeds(1, rate_hz, rng, 1.0)[0])
-    length = (m.end_s - m.start_s) / factor
-    # Most are right to a tick or two, some quite wrong: what it is given is worth something.
-    spread = (min(0.2 * length, 0.3) + 0.08) * factor * (0.35 if rng.random() < 0.6 else 1.0)
-    start_s = max(m.start_s + rng.normal(0, spread), 0.0)
-    end_s = min(max(m.end_s + rng.normal(0, spread), start_s + 0.12 * factor), stream.time_s[-1])
-    frames = max(int((end_s - start_s) / factor * rate_hz + 0.5), 2)
-    margin = round(SegmentDater.MARGIN_S * rate_hz)
-    at_s = start_s + np.arange(-margin, frames + margin + 1) * (end_s - start_s) / frames
-    if rng.random() < 0.2:  # judged at once, or the hand was lost: the last frame is held
-        at_s = np.minimum(at_s, end_s + rng.uniform(0.0, 1.0) * SegmentDater.MARGIN_S * factor)
-    joints = augment.hand(_cut(stream, at_s), rate_hz, rng, 1.0)
-    return joints, ((m.start_s - start_s) / factor, (m.end_s - end_s) / factor), length
-
-
 def train_dater(
     streams: Sequence[Stream],
     classes: int,
@@ -347,10 +249,10 @@ def train_dater(
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed + 2)
     dater = (copy.deepcopy(start) if start else SegmentDater(rate_hz)).train()
-    gestures = balanced(streams, classes)
+    pool = Pool.of(streams, classes)
 
     def loss() -> Tensor:
-        drawn = [draw_roughly(streams, gestures, rate_hz, rng) for _ in range(schedule.batch)]
+        drawn = [draw_roughly(pool, rate_hz, rng) for _ in range(schedule.batch)]
         joints = torch.cat([stretched(torch.from_numpy(j)[None], dater.length) for j, *_ in drawn])
         frames = torch.tensor([float(len(j)) for j, *_ in drawn])
         wanted = torch.tensor([shifts for _, shifts, _ in drawn])

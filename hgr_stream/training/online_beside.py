@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from ..datasets.base import HandSequence
-from .streams import IGNORE, Mark, Stream, labels_of, to_streams
+from .draw import IGNORE, Pool
+from .streams import labels_of, to_streams
 
 #: What joins a batch, as a share of it, all sets together; what that weighs beside the batch.
 SHARE: Final = 0.3
@@ -27,22 +28,16 @@ SMOOTHING: Final = 0.05
 
 M = TypeVar("M", bound=nn.Module)
 T = TypeVar("T")
-#: Gestures to draw from, each with its stream's number.
-Gestures = Sequence[tuple[int, Mark]]
 
 
 @dataclass
 class BesideSet:
-    """Streams whose marks count the labels of their own, from 1."""
+    """What is drawn from, with marks that count the labels of their own."""
 
     name: str
-    streams: Sequence[Stream]
+    pool: Pool
     labels: Sequence[str]
     heads: dict[str, nn.Module] = field(default_factory=dict)  #: of the trainings so far, by name
-    gestures: Gestures = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.gestures = balanced(self.streams, len(self.labels))
 
     @classmethod
     def of(cls, name: str, sequences: Sequence[HandSequence]) -> BesideSet:
@@ -50,7 +45,7 @@ class BesideSet:
         labels = labels_of(sequences)
         if not labels:
             raise ValueError(f"{name}: no gesture to be learnt beside")
-        return cls(name, to_streams(sequences, labels), labels)
+        return cls(name, Pool.of(to_streams(sequences, labels), len(labels)), labels)
 
 
 class WithHeads(nn.Module, Generic[M]):
@@ -99,18 +94,8 @@ def entropy(logits: Tensor, label: Tensor, none: float = 1.0) -> Tensor:
 
 
 def draw_beside(
-    beside: Sequence[BesideSet], batch: int, draw: Callable[[Sequence[Stream], Gestures], T]
+    beside: Sequence[BesideSet], batch: int, draw: Callable[[Pool], T]
 ) -> list[list[T]]:
-    """As many of each set as join a batch of ``batch``, by ``draw(streams, gestures)``."""
+    """As many of each set as join a batch of ``batch``."""
     each = math.ceil(SHARE * batch / max(len(beside), 1))
-    return [[draw(s.streams, s.gestures) for _ in range(each)] for s in beside]
-
-
-def balanced(streams: Sequence[Stream], classes: int) -> list[tuple[int, Mark]]:
-    """Every gesture with its stream's number, rarer classes repeated up to the commonest."""
-    by_class: list[list[tuple[int, Mark]]] = [[] for _ in range(classes + 1)]
-    for i, s in enumerate(streams):
-        for m in s.marks:
-            by_class[m.label].append((i, m))
-    most = max((len(c) for c in by_class), default=0)
-    return [g for c in by_class if c for g in (c * math.ceil(most / len(c)))[:most]]
+    return [[draw(s.pool) for _ in range(each)] for s in beside]

@@ -21,13 +21,14 @@ import numpy as np
 from ..datasets.base import HandSequence
 from ..recognition import bundle, causal, segments
 from ..recognition.options import FORMAT, DecoderOptions, Metadata, mirror_pairs
+from .draw import NO_SHARES, ChunkRule, Shares
 from .made_with import versions
 from .material import ISOLATED
 from .metrics import Report, Rule
 from .online import Progress, Schedule, train_dater, train_network, train_verifier
 from .online_beside import BesideSet
 from .seen import seen
-from .streams import ChunkRule, Stream, labels_of, split, to_streams
+from .streams import Stream, labels_of, split, to_streams
 from .validate import (
     Grade,
     calibrate,
@@ -60,8 +61,7 @@ class Recipe:
     tuned_on: int = 160  #: streams that the decoder's settings are chosen on, at most
     seed: int = 0
     everything: bool = False
-    #: Share of the material whose joints are put where another tracker would put them.
-    other_sensors: float = 0.0
+    shares: Shares = NO_SHARES
     margin_s: float = 0.0  #: see ``DecoderOptions``; by cross-validation, not by ``tune``
     network: Schedule = field(default_factory=Schedule)
     verifier: Schedule = field(default_factory=lambda: Schedule(steps=2000, batch=64))
@@ -232,7 +232,7 @@ def fit(
         recipe.network.frames,
         recipe.boundary_delay_s,
         recipe.release_s,
-        other_sensors=recipe.other_sensors,
+        shares=recipe.shares,
     )
     net, n = train_network(
         streams, classes, rule, recipe.network, seed, told("network"),
@@ -240,7 +240,7 @@ def fit(
     )  # fmt: skip
     verifier, v = train_verifier(
         streams, classes, rate_hz, recipe.verifier, seed, told("verifier"),
-        start.verifier if start else None, beside, recipe.other_sensors,
+        start.verifier if start else None, beside, recipe.shares,
     )  # fmt: skip
     dater, d = train_dater(
         streams, classes, rate_hz, recipe.dater, seed, told("dater"),

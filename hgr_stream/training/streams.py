@@ -1,15 +1,10 @@
-"""Continuous recordings as training material: streams, splits and labelled chunks.
-
-A ``Stream`` is one hand's recording with its gestures in seconds. ``draw_chunk`` cuts a stretch,
-distorts it as sensors and people do (``augment``), puts it on the model's clock with the
-segmenter's own rule (linear interpolation at t0 + k / rate) and labels every tick.
-"""
+"""Continuous recordings as training material: a ``Stream`` is one hand's recording with its
+gestures in seconds. What is cut from them to be learnt is in ``draw``."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +14,6 @@ from ..skeleton import Float32, mirrored
 from . import augment
 
 Float64 = NDArray[np.float64]
-#: Not scored in the loss: a gesture that a cut left without its beginning.
-IGNORE: Final = -1
 
 
 @dataclass(frozen=True)
@@ -30,6 +23,10 @@ class Mark:
     label: int
     start_s: float
     end_s: float
+
+
+#: A gesture with its stream's number.
+Gesture = tuple[int, Mark]
 
 
 @dataclass(frozen=True)
@@ -127,87 +124,6 @@ def on_grid(stream: Stream, rate_hz: float) -> Float32:
     """The whole stream on the model's clock: ticks at time_s[0] + k / rate."""
     ticks = stream.time_s[0] + np.arange(int(stream.seconds * rate_hz) + 1) / rate_hz
     return resample(stream.joints, stream.time_s, ticks)
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """joints (T, 22, 3); label (T,) class or IGNORE; boundary (T, 2) soft start and end, late."""
-
-    joints: Float32
-    label: NDArray[np.int64]
-    boundary: Float32
-
-
-@dataclass(frozen=True)
-class ChunkRule:
-    """How chunks are cut and labelled.
-
-    delay_s: how long after a boundary the network is asked for it.
-    """
-
-    rate_hz: float
-    frames: int
-    delay_s: float
-    #: How long after its end a gesture is still the right answer: a short one is over before a
-    #: causal network can be sure of it.
-    release_s: float = 0.0
-    width_s: float = 0.05  #: of the soft boundary targets
-    #: Share of the chunks whose joints are put where another tracker would, see ``augment``.
-    other_sensors: float = 0.0
-
-
-def draw_chunk(
-    streams: Sequence[Stream],
-    rule: ChunkRule,
-    rng: np.random.Generator,
-    strength: float = 1.0,
-    gestures: Sequence[tuple[int, Mark]] | None = None,
-) -> Chunk:
-    """One distorted training chunk; three in four hold a gesture drawn from ``gestures``."""
-    length_s = rule.frames / rule.rate_hz
-    if gestures and rng.random() < 0.75:
-        i, mark = gestures[int(rng.integers(len(gestures)))]
-        stream = streams[i]
-        start_s = mark.start_s + rng.uniform(-0.75, -0.05) * length_s
-    else:
-        stream = streams[int(rng.integers(len(streams)))]
-        start_s = rng.uniform(-0.1 * length_s, max(stream.seconds - 0.7 * length_s, 0.0))
-    start_s = max(start_s, 0.0)
-    # Local speed: the model's clock runs through the recording faster or slower.
-    speed = augment.speeds(rule.frames, rule.rate_hz, rng, strength)
-    source_s = start_s + np.cumsum(speed) / rule.rate_hz
-    source_s -= source_s[0] - start_s
-    inside = source_s <= stream.time_s[-1]
-    lo, hi = np.searchsorted(stream.time_s, [start_s - 0.2, source_s[-1] + 0.2])
-    lo, hi = max(lo - 1, 0), min(hi + 1, len(stream.time_s))
-    joints, time_s = augment.sensor_rate(stream.joints[lo:hi], stream.time_s[lo:hi], rng, strength)
-    joints = resample(joints, time_s, source_s)
-    label, boundary = annotate(stream.marks, source_s, rule)
-    label[~inside] = IGNORE
-    joints = augment.hand(joints, rule.rate_hz, rng, strength, sensor=rule.other_sensors)
-    return Chunk(joints, label, boundary)
-
-
-def annotate(
-    marks: Sequence[Mark], source_s: Float64, rule: ChunkRule
-) -> tuple[NDArray[np.int64], Float32]:
-    """Labels and delayed soft boundaries of ticks that lie at ``source_s`` in the recording."""
-    label = np.zeros(len(source_s), np.int64)
-    boundary = np.zeros((len(source_s), 2), np.float32)
-    ticks = np.arange(len(source_s), dtype=np.float64)
-    delay, width = rule.delay_s * rule.rate_hz, rule.width_s * rule.rate_hz
-    for m in marks:
-        if m.end_s + rule.release_s < source_s[0] or m.start_s > source_s[-1]:
-            continue
-        within = (source_s >= m.start_s) & (source_s <= m.end_s + rule.release_s)
-        missed = (source_s[0] - m.start_s) / max(m.end_s - m.start_s, 1e-6)
-        label[within] = m.label if missed < 0.3 else IGNORE
-        for side, at_s in enumerate((m.start_s, m.end_s)):
-            if source_s[0] <= at_s <= source_s[-1]:
-                at = np.interp(at_s, source_s, ticks) + delay
-                soft = np.exp(-0.5 * ((ticks - at) / width) ** 2)
-                boundary[:, side] = np.maximum(boundary[:, side], soft)
-    return label, boundary
 
 
 def distorted(stream: Stream, rng: np.random.Generator, wide: float = 0.0) -> Stream:

@@ -1,0 +1,84 @@
+"""Hands that are held still in a movement's posture."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from hgr_stream.skeleton import with_palm
+from hgr_stream.training.draw import IGNORE, ChunkRule, Pool, Shares, draw_chunk, draw_segment
+from hgr_stream.training.stills import GLIDE_S, draw_still, movements
+from hgr_stream.training.streams import Mark, Stream
+from tests.hands import hand_joints
+
+RATE = 25.0
+POSE, SWEEP = 1, 2
+
+
+def stream() -> Stream:
+    """20 s at 50 Hz; at 4 and 14 s a pose is held for 2 s, at 9 s the hand sweeps 30 cm in 1 s."""
+    time_s = np.arange(1000) / 50.0
+    x = 0.3 * np.clip(time_s - 9.0, 0.0, 1.0)
+    at = np.stack([x, 0.2 + 0.002 * np.sin(time_s), 0 * x], 1)[:, None]
+    joints = with_palm((hand_joints(0.0, 0.0) + at).astype(np.float32))
+    marks = (Mark(POSE, 4.0, 6.0), Mark(SWEEP, 9.0, 10.0), Mark(POSE, 14.0, 16.0))
+    return Stream("a", joints, time_s, marks)
+
+
+def test_a_pose_is_no_movement() -> None:
+    pool = Pool.of([stream()], 2)
+    assert {m.label for _, m in pool.gestures} == {POSE, SWEEP}
+    assert {m.label for _, m in pool.movements} == {SWEEP}
+    assert movements([stream()], []) == []
+
+
+@pytest.mark.parametrize("ticks", [(40, 30, 20), (0, 30, 20), (40, 30, 0), (5, 4, 60)])
+def test_the_hand_comes_stays_and_goes_back(ticks: tuple[int, int, int]) -> None:
+    source = stream()
+    sweep = source.marks[1]
+    rng = np.random.default_rng(1)
+    before, held, after = ticks
+    deepest = 0.0
+    for _ in range(60):
+        still = draw_still(source, sweep, ticks, RATE, rng)
+        assert still.joints.shape == (sum(ticks), 22, 3)
+        assert (len(still.way_s), len(still.back_s)) == (before, after)
+        assert (np.diff(still.way_s) >= 0).all()
+        assert (np.diff(still.back_s) <= 0).all()
+        assert not len(still.way_s) or still.way_s[-1] <= sweep.start_s
+        x = still.joints[:, 0, 0]
+        hold = x[before : before + held]
+        glide = round(GLIDE_S * RATE)
+        assert held <= glide or np.ptp(hold[glide:]) < 1e-6
+        assert np.abs(np.diff(x)).max() < 0.3 / glide, "without a jump"
+        deepest = max(deepest, float(hold.max()))
+    assert deepest <= 0.301
+    assert deepest > 0.25 or held < glide, "postures of all of the gesture"
+
+
+def test_it_is_learnt_as_none() -> None:
+    always = Shares(still=1.0)
+    rng = np.random.default_rng(2)
+    pool = Pool.of([stream()], 2)
+    found = set()
+    for _ in range(40):
+        chunk = draw_chunk(pool, ChunkRule(RATE, 224, 0.24, shares=always), rng)
+        assert chunk.joints.shape == (224, 22, 3)
+        assert np.isfinite(chunk.joints).all()
+        found |= set(chunk.label.tolist())
+        joints, label = draw_segment(pool, RATE, rng, always)
+        assert label == 0
+        assert len(joints) >= 3
+    # The pose performed on the way there is a gesture; backwards it is not asked for.
+    assert found == {IGNORE, 0, POSE}
+
+
+def test_poses_alone_have_none() -> None:
+    one = stream()
+    only_poses = Stream("b", one.joints, one.time_s, (one.marks[0], one.marks[2]))
+    pool = Pool.of([only_poses], 2)
+    assert pool.movements == []
+    rng = np.random.default_rng(0)
+    rule = ChunkRule(RATE, 64, 0.2, shares=Shares(still=1.0))
+    assert {int(v) for _ in range(30) for v in draw_chunk(pool, rule, rng).label} >= {0, POSE}
+    assert POSE in {draw_segment(pool, RATE, rng, rule.shares)[1] for _ in range(30)}
