@@ -5,7 +5,8 @@ Real recordings run through the real pipeline in lock step, as they are and pert
 ``hgr_stream.training.perturb``), and event F1 (the right label, any overlap) is compared with that
 of the clean recordings. ``leap`` runs on SHREC'22 and ``hololens`` on SHREC'21, the sensor that
 each never saw: on its own training recordings a model bears anything. Gestures that a model does
-not know are not asked for. Silence: what the recordings hold between gestures (false/h), a
+not know are not asked for. Silence: what the recordings hold between gestures (false/h), hands of
+that sensor that come to where a movement would begin, hold still for some seconds and go back, a
 synthetic hand at rest, and Leap Motion streams in which people play without any gesture.
 """
 
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 from harness import REPOSITORY, Report, json_option, progress, synthetic_frames
 
 from hgr_stream.datasets.convert import Recording, open_recordings
@@ -32,22 +34,46 @@ PERTURBATIONS = (
 #: model -> the data set of another sensor, and where it lies beside the repository.
 PAIRS = {"leap": "shrec22", "hololens": "shrec21"}
 PAUSE_S = 300.0  #: the synthetic hand performs nothing for longer than this
+STILLS = 200  #: hands that hold still
 FOLDERS = {"shrec21": "shrec21_online_train", "shrec22": "shrec22_online_train"}
 
 
-def recordings_of(dataset: str, folder: Path | None, scratch: Path) -> list[Recording]:
-    """A data set's recordings; its archive is unpacked where there is only that."""
+def folder_of(dataset: str, given: Path | None, scratch: Path) -> Path:
+    """Where a data set lies; its archive is unpacked where there is only that."""
     import tarfile
 
-    root = folder or DATA / FOLDERS[dataset]
+    root = given or DATA / FOLDERS[dataset]
     packed = DATA / f"{FOLDERS[dataset]}.tar.xz"
     if not root.exists() and packed.is_file():
         root = scratch / dataset
-        with tarfile.open(packed) as archive:
-            archive.extractall(root, filter="data")
+        if not root.exists():
+            with tarfile.open(packed) as archive:
+                archive.extractall(root, filter="data")
     if not root.exists():
         raise click.ClickException(f"{root}: no such folder; give it with --{dataset} DIR")
-    return list(open_recordings([root], dataset))  # type: ignore[arg-type]
+    return root
+
+
+def stills(dataset: str, root: Path) -> list[Recording]:
+    """Hands that are about to perform one of the data set's movements, and do not."""
+    from hgr_stream.datasets.base import HandSequence
+    from hgr_stream.training.draw import Pool
+    from hgr_stream.training.material import CONTINUOUS, recording_of
+    from hgr_stream.training.stills import draw_still
+    from hgr_stream.training.streams import labels_of, to_streams
+
+    sequences = CONTINUOUS[dataset](root)
+    labels = labels_of(sequences)
+    pool = Pool.of(to_streams(sequences, labels), len(labels))
+    rng = np.random.default_rng(0)
+    found = []
+    for n in range(STILLS):
+        i, mark = pool.movements[int(rng.integers(len(pool.movements)))]
+        ticks = (30, int(rng.uniform(50, 300)), 30)
+        joints = draw_still(pool.streams[i], mark, ticks, 50.0, rng).joints
+        index = np.arange(len(joints), dtype=np.int64)
+        found.append(HandSequence(f"still{n}", joints, 20_000_000 * index, index))
+    return [recording_of(q, root, dataset) for q in found]
 
 
 def silences(seconds: float) -> Iterable[tuple[str, list[Recording]]]:
@@ -103,7 +129,8 @@ def main(
         for model in models or tuple(PAIRS):
             dataset = PAIRS[model]
             bundle = load(model)
-            recordings = recordings_of(dataset, given[dataset], Path(scratch))[::every]
+            root = folder_of(dataset, given[dataset], Path(scratch))
+            recordings = list(open_recordings([root], dataset))[::every]  # type: ignore[arg-type]
             rows: list[dict[str, Any]] = []
             clean = 0.0
             for change in (None, *changes):
@@ -131,7 +158,8 @@ def main(
                 f"{model}: worst F1 ({worst['']})", worst["F1"], "", floor=clean, target=">= 0.9 x"
             ).holds = bool(worst["F1"] >= 0.9 * clean)
             report.tables[f"{model}, nobody gestures"] = quiet = []
-            for name, streams in silences(seconds):
+            still = (f"{STILLS} hands hold still", stills(dataset, root))
+            for name, streams in (still, *silences(seconds)):
                 progress(f"{model}: {name}")
                 played, reports = evaluate(bundle, streams, "any", silent=True)
                 hours = sum(p.seconds for p in played) / 3600
