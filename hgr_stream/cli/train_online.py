@@ -126,8 +126,8 @@ gesture two or three times are a start. It keeps its gestures; others are learnt
               help="Put the joints of so much of the material where another tracker's model of the "
               "hand would have them.")  # fmt: skip
 @click.option("--still", type=click.FloatRange(0, 0.5), default=0.0, metavar="SHARE",
-              help="In so much of the material let a hand come to where a movement would begin, "
-              "hold still and go back: for recordings in which nobody does so.")  # fmt: skip
+              help="In so much of the material let a hand take up a movement's posture, hold still "
+              "and go back, as none: for recordings in which nobody does so.")  # fmt: skip
 @click.option("--margin", type=click.FloatRange(0, 1), default=0.0, metavar="SECONDS",
               help="Tell both ends of a gesture so much wider: where half of a short one counts.",
               )  # fmt: skip

@@ -30,8 +30,8 @@ IDLE_TRIES: Final = 2000
 class Shares:
     """How much of the material is changed in ways that not every data set wants.
 
-    other_sensors: joints are put where another tracker would, see ``augment``. still: a hand comes
-    to where a movement would begin, and holds still, see ``stills``.
+    other_sensors: joints are put where another tracker would, see ``augment``. still: a hand takes
+    up a movement's posture and holds still, see ``stills``.
     """
 
     other_sensors: float = 0.0
@@ -122,7 +122,7 @@ def draw_chunk(
 
 
 def _still_chunk(pool: Pool, rule: ChunkRule, rng: np.random.Generator, strength: float) -> Chunk:
-    """A hand comes, holds still where a movement would begin, and goes back: none, but for what is
+    """A hand comes, holds still in a movement's posture, and goes back: none, but for what else is
     performed on the way there. What was is not asked for on the way back, played backwards."""
     i, mark = pool.movements[int(rng.integers(len(pool.movements)))]
     stream, frames = pool.streams[i], rule.frames
@@ -174,7 +174,7 @@ def draw_segment(
     """One segment for the verifier, (T, 22, 3) on the model's clock, and its class.
 
     Most are gestures with boundaries a little wrong; the rest idle stretches, halves of gestures,
-    stretches far too long, and hands that hold still.
+    stretches far too long, and hands held still.
     """
     if shares.still and pool.movements and rng.random() < shares.still:
         joints = _still_segment(pool, rate_hz, rng)
@@ -214,7 +214,7 @@ def draw_segment(
 
 
 def _still_segment(pool: Pool, rate_hz: float, rng: np.random.Generator) -> Float32:
-    """A hand that holds still where a movement would begin, with some of its way or without."""
+    """A hand held still in a movement's posture, with some of the way there and back or without."""
     i, mark = pool.movements[int(rng.integers(len(pool.movements)))]
     held = max(round(np.exp(rng.uniform(np.log(0.3), np.log(3.0))) * rate_hz), 3)
     before, after = (rng.uniform(0.0, 0.5, 2) * rate_hz * (rng.random(2) < 0.5)).astype(int)

@@ -3,7 +3,7 @@
 Recordings hold few of these: who is told to perform a gesture performs it. A network then learns
 the posture for the movement (a pointing hand for DENY), and tells it of anybody who points. So a
 part of what is learnt as none is made of the gestures themselves: the hand comes as it came, stays
-where the gesture would begin, and goes back as it came. Poses, whose posture is the gesture, are
+in a posture of the gesture, and goes back as it came. Poses, whose posture is the gesture, are
 left out.
 """
 
@@ -22,8 +22,8 @@ from .streams import Float64, Gesture, Mark, Stream, resample
 #: Joints of a pose that is held move at 0.02 to 0.06 m/s in the mean (SHREC'21 and '22), those of
 #: the least movement, PINCH, at 0.14.
 HELD_M_S: Final = 0.1
-#: When the hand stops, as shares of the gesture: about to begin it.
-STOPS: Final = (-0.1, 0.15)
+#: How long the hand takes from the way there to a posture that is of mid-gesture, and back.
+GLIDE_S: Final = 0.2
 
 
 def movements(streams: Sequence[Stream], gestures: Sequence[Gesture]) -> list[Gesture]:
@@ -61,16 +61,28 @@ def draw_still(
     rng: np.random.Generator,
     strength: float = 1.0,
 ) -> Still:
-    """A hand that comes, holds still where the gesture ``mark`` begins, and goes back.
+    """A hand that comes, holds still in a posture of the gesture ``mark``, and goes back.
 
     ticks: of the way there, the hold and the way back, at ``rate_hz``. Nothing about the hand is
     distorted yet; its speed on the way is.
     """
     before, held, after = ticks
-    stop_s = mark.start_s + rng.uniform(*STOPS) * (mark.end_s - mark.start_s)
-    stop_s = float(np.clip(stop_s, stream.time_s[0], stream.time_s[-1]))
-    speed = augment.speeds(max(before, after, 1), rate_hz, rng, strength)
-    away_s = np.maximum(stop_s - np.cumsum(speed) / rate_hz, stream.time_s[0])
-    way_s, back_s = away_s[:before][::-1], away_s[:after]
-    at_s = np.concatenate([way_s, np.full(held, stop_s), back_s])
-    return Still(resample(stream.joints, stream.time_s, at_s), way_s, back_s)
+    share = rng.random() if rng.random() < 0.5 else rng.uniform(-0.1, 0.25)
+    at_s = mark.start_s + share * (mark.end_s - mark.start_s)
+    at_s = float(np.clip(at_s, stream.time_s[0], stream.time_s[-1]))
+    turn_s = min(at_s, mark.start_s)  # the gesture itself is not gone through
+    speed = augment.speeds(max(before, 1), rate_hz, rng, strength)[:before]
+    way_s = np.maximum(turn_s - np.cumsum(speed[::-1])[::-1] / rate_hz, stream.time_s[0])
+    back_s = np.concatenate([way_s[::-1], np.full(after, way_s[0] if before else turn_s)])[:after]
+    there, back = (resample(stream.joints, stream.time_s, t) for t in (way_s, back_s))
+    posture = resample(stream.joints, stream.time_s, np.array([at_s]))
+    hold = posture.repeat(held, 0)
+    if at_s > turn_s:
+        glide = round(GLIDE_S * rate_hz)
+        share_of = (np.arange(1, glide + 1, dtype=np.float32) / (glide + 1))[:, None, None]
+        if before:
+            n = min(glide, held)
+            hold[:n] = there[-1:] + (posture - there[-1:]) * share_of[:n]
+        n = min(glide, after)
+        back[:n] = posture + (back[:n] - posture) * share_of[:n]
+    return Still(np.concatenate([there, hold, back]), way_s, back_s)

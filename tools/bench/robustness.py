@@ -6,7 +6,7 @@ Real recordings run through the real pipeline in lock step, as they are and pert
 of the clean recordings. ``leap`` runs on SHREC'22 and ``hololens`` on SHREC'21, the sensor that
 each never saw: on its own training recordings a model bears anything. Gestures that a model does
 not know are not asked for. Silence: what the recordings hold between gestures (false/h), hands of
-that sensor that come to where a movement would begin, hold still for some seconds and go back, a
+that sensor that take up a movement's posture, hold still for some seconds and go back, a
 synthetic hand at rest, and Leap Motion streams in which people play without any gesture.
 """
 
@@ -55,7 +55,7 @@ def folder_of(dataset: str, given: Path | None, scratch: Path) -> Path:
 
 
 def stills(dataset: str, root: Path) -> list[Recording]:
-    """Hands that are about to perform one of the data set's movements, and do not."""
+    """Hands that take up a posture of one of the data set's movements, and do not perform it."""
     from hgr_stream.datasets.base import HandSequence
     from hgr_stream.training.draw import Pool
     from hgr_stream.training.material import CONTINUOUS, recording_of
