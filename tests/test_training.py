@@ -313,6 +313,14 @@ def test_too_little_data_is_told(tmp_path):
     assert "positions.npz" in result.output
 
 
+def test_a_model_that_finds_nothing_is_told(tmp_path):
+    root = write_shrec21(tmp_path / "data", 4, 16.0)
+    args = ["--online", "--dataset", "shrec21", "--root", str(root), "-o", str(tmp_path / "no.pt")]
+    result = CliRunner().invoke(train, [*args, "--epochs", "1", "--threads", "1"])
+    assert result.exit_code == 0, result.output
+    assert "finds none of the held-out gestures after 1 steps" in " ".join(result.output.split())
+
+
 def test_labels_are_those_of_the_data():
     assert labels_of([sequence("1", 1)]) == ["LEFT", "OPEN"]
     assert DecoderOptions().of("LEFT", "begin") == DecoderOptions().begin

@@ -239,6 +239,12 @@ def train(
         click.echo(json.dumps({"model": str(output), "scores": outcome.metadata.scores}))
         return
     show_scores(console, outcome.metadata.scores)
+    held, steps = outcome.reports.get("held_out"), outcome.trained.steps["network"]
+    if held is not None and held.recall == 0:
+        console.print(
+            f"warning: finds none of the held-out gestures after {steps} steps: "
+            "train longer, or on more recordings"
+        )
     console.print(f"wrote {output} ({output.stat().st_size / 1e6:.2f} MB)")
 
 
