@@ -203,12 +203,16 @@ class HeadsetDriver(PacketDriver[HeadsetOptions]):
         """One headset, in a thread of the server's."""
         from websockets.exceptions import ConnectionClosed
 
+        try:
+            sender = str(connection.remote_address[0])  # once closed it has none any more
+        except OSError:
+            return
         with self._lock:
             before, self._client = self._client, connection
             self._counts["connections"] += 1
         if before is not None:
             before.close(1001, "another headset has connected")
-        log.info("headset %s is connected", connection.remote_address[0])
+        log.info("headset %s is connected", sender)
         try:
             for message in connection:
                 with self._lock:
@@ -218,7 +222,7 @@ class HeadsetDriver(PacketDriver[HeadsetOptions]):
                         self._waiting.get_nowait()
                         self._counts["overtaken"] += 1
                     data = message.encode() if isinstance(message, str) else message
-                    self._waiting.put_nowait((data, str(connection.remote_address[0])))
+                    self._waiting.put_nowait((data, sender))
         except ConnectionClosed as error:
             if error.sent is not None and error.sent.code == 1009:
                 self._counts["refused_oversized"] += 1
@@ -227,4 +231,4 @@ class HeadsetDriver(PacketDriver[HeadsetOptions]):
             with self._lock:
                 if self._client is connection:
                     self._client = None
-            log.info("headset %s has gone", connection.remote_address[0])
+            log.info("headset %s has gone", sender)
