@@ -20,6 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
+from websockets.sync.server import ServerConnection
 
 from hgr_stream.cli.demo import free_port
 from hgr_stream.client import Stream
@@ -141,6 +142,17 @@ def test_frames_over_a_websocket_and_a_headset_that_comes_back(driver, caplog) -
                 old.recv(timeout=5)
     wait_until(lambda: caplog.text.count("has gone") == 4, what="goodbyes")
     assert "ERROR" not in caplog.text
+
+
+def test_what_a_headset_sent_before_it_went_is_read(driver, monkeypatch) -> None:
+    def address(_: ServerConnection) -> None:
+        raise OSError(9, "Bad file descriptor")  # as a socket's that is closed already
+
+    monkeypatch.setattr(ServerConnection, "remote_address", property(address))
+    with connect(url(driver)) as headset:
+        for _ in range(20):
+            headset.send(message(openxr_points(hand_joints())))
+        assert len(collect(driver, 20)) == 20
 
 
 def test_malformed_oversized_and_overtaken_are_counted_and_the_next_is_read(driver) -> None:

@@ -204,9 +204,9 @@ class HeadsetDriver(PacketDriver[HeadsetOptions]):
         from websockets.exceptions import ConnectionClosed
 
         try:
-            sender = str(connection.remote_address[0])  # once closed it has none any more
+            sender = str(connection.remote_address[0])
         except OSError:
-            return
+            sender = "unknown"  # it has gone already; what it sent is read all the same
         with self._lock:
             before, self._client = self._client, connection
             self._counts["connections"] += 1
