@@ -46,9 +46,7 @@ def test_the_shifts_that_are_taught_lead_to_the_true_ends(plain_hands):
     wrong = 0.0
     for _ in range(50):
         mark = stream.marks[int(rng.integers(len(stream.marks)))]
-        joints, (start_by, end_by), length = draw_roughly(
-            Pool([stream], [(0, mark)], []), RATE, rng
-        )
+        joints, (start_by, end_by), length = draw_roughly(Pool([stream], [(0, mark)]), RATE, rng)
         told = joints[:, 0, 0]
         assert told[margin] + start_by == pytest.approx(mark.start_s, abs=1e-3)
         assert told[-1 - margin] + end_by == pytest.approx(mark.end_s, abs=1e-3)

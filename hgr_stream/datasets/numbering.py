@@ -13,10 +13,12 @@ class FrameNumbers:
     def __init__(self) -> None:
         self._times_ns: list[int] = []
         self._index: list[int] = []
+        self._with_hand = 0
 
     def add(self, frame: Frame) -> None:
         self._times_ns.append(frame.time_ns)
         self._index.append(frame.index)
+        self._with_hand += bool(frame.hands)
 
     def freeze(self) -> FrameNumbers:
         """No more frames come; those that ran back in time are of no use here."""
@@ -29,6 +31,10 @@ class FrameNumbers:
     def seconds(self, time_ns: int) -> float:
         """Seconds since the recording's first frame."""
         return round((time_ns - int(self.times_ns[0])) / 1e9, 6)
+
+    def hand_seconds(self) -> float:
+        """For how long a hand was in view."""
+        return self.seconds(int(self.times_ns[-1])) * self._with_hand / len(self._times_ns)
 
     def nearest(self, time_ns: int) -> int:
         """The number of the frame nearest to a time, the earlier one of two."""

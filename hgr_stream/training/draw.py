@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final
 
 import numpy as np
@@ -43,12 +44,10 @@ NO_SHARES: Final = Shares()
 
 @dataclass(frozen=True)
 class Pool:
-    """What is drawn from. gestures: rarer classes repeated up to the commonest; movements: those
-    of them that are no poses."""
+    """What is drawn from. gestures: rarer classes repeated up to the commonest."""
 
     streams: Sequence[Stream]
     gestures: Sequence[Gesture]
-    movements: Sequence[Gesture]
 
     @classmethod
     def of(cls, streams: Sequence[Stream], classes: int) -> Pool:
@@ -59,7 +58,29 @@ class Pool:
                 by_class[m.label].append((i, m))
         most = max((len(c) for c in by_class), default=0)
         gestures = [g for c in by_class if c for g in (c * math.ceil(most / len(c)))[:most]]
-        return cls(streams, gestures, movements(streams, gestures))
+        return cls(streams, gestures)
+
+    @cached_property
+    def movements(self) -> list[Gesture]:
+        """The gestures that are no poses; looked for only where they are wanted."""
+        return movements(self.streams, self.gestures)
+
+    def gesture(self, rng: np.random.Generator) -> tuple[Stream, Mark]:
+        """Any gesture, and the stream that it is in."""
+        return self._one(self.gestures, rng)
+
+    def movement(self, rng: np.random.Generator) -> tuple[Stream, Mark]:
+        """Any movement, and the stream that it is in."""
+        return self._one(self.movements, rng)
+
+    def _one(self, of: Sequence[Gesture], rng: np.random.Generator) -> tuple[Stream, Mark]:
+        i, mark = of[int(rng.integers(len(of)))]
+        return self.streams[i], mark
+
+
+def _still(pool: Pool, shares: Shares, rng: np.random.Generator) -> bool:
+    """Whether it is a still hand's turn."""
+    return bool(shares.still and pool.movements and rng.random() < shares.still)
 
 
 # --- for the network ----------------------------------------------------------------------------
@@ -95,12 +116,11 @@ def draw_chunk(
     pool: Pool, rule: ChunkRule, rng: np.random.Generator, strength: float = 1.0
 ) -> Chunk:
     """One distorted training chunk; three in four hold a gesture drawn from the pool's."""
-    if rule.shares.still and pool.movements and rng.random() < rule.shares.still:
+    if _still(pool, rule.shares, rng):
         return _still_chunk(pool, rule, rng, strength)
     length_s = rule.frames / rule.rate_hz
     if pool.gestures and rng.random() < 0.75:
-        i, mark = pool.gestures[int(rng.integers(len(pool.gestures)))]
-        stream = pool.streams[i]
+        stream, mark = pool.gesture(rng)
         start_s = mark.start_s + rng.uniform(-0.75, -0.05) * length_s
     else:
         stream = pool.streams[int(rng.integers(len(pool.streams)))]
@@ -124,8 +144,8 @@ def draw_chunk(
 def _still_chunk(pool: Pool, rule: ChunkRule, rng: np.random.Generator, strength: float) -> Chunk:
     """A hand comes, holds still in a movement's posture, and goes back: none, but for what else is
     performed on the way there. What was is not asked for on the way back, played backwards."""
-    i, mark = pool.movements[int(rng.integers(len(pool.movements)))]
-    stream, frames = pool.streams[i], rule.frames
+    stream, mark = pool.movement(rng)
+    frames = rule.frames
     held = round(np.exp(rng.uniform(np.log(0.5), np.log(4.0))) * rule.rate_hz)
     before = int(rng.uniform(0.1, 0.7) * frames)
     held = min(held, frames - before)
@@ -176,25 +196,24 @@ def draw_segment(
     Most are gestures with boundaries a little wrong; the rest idle stretches, halves of gestures,
     stretches far too long, and hands held still.
     """
-    if shares.still and pool.movements and rng.random() < shares.still:
+    if _still(pool, shares, rng):
         joints = _still_segment(pool, rate_hz, rng)
         return augment.hand(joints, rate_hz, rng, 1.0, sensor=shares.other_sensors), 0
-    streams, gestures = pool.streams, pool.gestures
     kind = rng.random()
     if kind < 0.6:
-        i, m = gestures[int(rng.integers(len(gestures)))]
-        stream, label = streams[i], m.label
+        stream, m = pool.gesture(rng)
+        label = m.label
         length = m.end_s - m.start_s
         spread = min(0.12 * length, 0.3) + 0.04
         start_s, end_s = m.start_s + rng.normal(0, spread), m.end_s + rng.normal(0, spread)
     elif kind < 0.78:
-        stream, start_s, end_s, label = _idle(streams, rng)
+        stream, start_s, end_s, label = _idle(pool.streams, rng)
     else:
-        i, m = gestures[int(rng.integers(len(gestures)))]
-        stream, label = streams[i], 0
+        stream, m = pool.gesture(rng)
+        label = 0
         length = m.end_s - m.start_s
         if length > 1.6:  # half a held pose is still that pose
-            stream, start_s, end_s, label = _idle(streams, rng)
+            stream, start_s, end_s, label = _idle(pool.streams, rng)
         elif rng.random() < 0.6:
             part = rng.uniform(0.15, 0.4) * length
             early = rng.random() < 0.5
@@ -215,10 +234,10 @@ def draw_segment(
 
 def _still_segment(pool: Pool, rate_hz: float, rng: np.random.Generator) -> Float32:
     """A hand held still in a movement's posture, with some of the way there and back or without."""
-    i, mark = pool.movements[int(rng.integers(len(pool.movements)))]
+    stream, mark = pool.movement(rng)
     held = max(round(np.exp(rng.uniform(np.log(0.3), np.log(3.0))) * rate_hz), 3)
     before, after = (rng.uniform(0.0, 0.5, 2) * rate_hz * (rng.random(2) < 0.5)).astype(int)
-    return draw_still(pool.streams[i], mark, (before, held, after), rate_hz, rng).joints
+    return draw_still(stream, mark, (before, held, after), rate_hz, rng).joints
 
 
 def _cut(stream: Stream, at_s: NDArray[np.float64]) -> Float32:
@@ -256,8 +275,7 @@ def draw_roughly(
     (T, 22, 3) on the model's clock; the shifts in seconds that would set both ends right; the true
     length in seconds.
     """
-    i, m = pool.gestures[int(rng.integers(len(pool.gestures)))]
-    stream = pool.streams[i]
+    stream, m = pool.gesture(rng)
     factor = float(augment.speeds(1, rate_hz, rng, 1.0)[0])
     length = (m.end_s - m.start_s) / factor
     # Most are right to a tick or two, some quite wrong: what it is given is worth something.

@@ -7,7 +7,7 @@ feels. Spans and delays are in frames; ``frame_s`` says how long one is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +19,7 @@ from ..config import Segmentation
 from ..datasets.base import DatasetError
 from ..datasets.convert import Recording
 from ..datasets.numbering import FrameNumbers
-from ..messages import Event, Frame
+from ..messages import Event
 from ..pipeline import BATCH, Pipeline, run_recording
 from ..recognition.bundle import Bundle
 from ..recognition.options import DecoderOptions
@@ -54,20 +54,10 @@ def play(
 ) -> Played:
     """Run the pipeline over one recording of one device; raises DatasetError without truth."""
     pipeline = Pipeline(bundle, segmentation, batch=BATCH, options=options)
-    in_view: list[bool] = []
-
-    def watched() -> Iterator[Frame]:
-        for frame in recording.frames:
-            in_view.append(bool(frame.hands))
-            yield frame
-
-    events, devices = run_recording(pipeline, watched())
+    events, devices = run_recording(pipeline, recording.frames)
     if len(devices) != 1:
         raise DatasetError(f"{recording.file}: holds {len(devices)} devices; one is wanted")
-    [numbers] = devices.values()
-    one = judged(recording, events, numbers)
-    one.hand_s = one.seconds * sum(in_view) / len(in_view)
-    return one
+    return judged(recording, events, next(iter(devices.values())))
 
 
 def judged(recording: Recording, events: list[Event], numbers: FrameNumbers) -> Played:
@@ -103,6 +93,7 @@ def judged(recording: Recording, events: list[Event], numbers: FrameNumbers) -> 
         seconds,
         seconds / max(len(numbers.times_ns) - 1, 1),
         events,
+        numbers.hand_seconds(),
     )
 
 

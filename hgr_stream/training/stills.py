@@ -72,8 +72,9 @@ def draw_still(
     at_s = float(np.clip(at_s, stream.time_s[0], stream.time_s[-1]))
     turn_s = min(at_s, mark.start_s)  # the gesture itself is not gone through
     speed = augment.speeds(max(before, 1), rate_hz, rng, strength)[:before]
-    way_s = np.maximum(turn_s - np.cumsum(speed[::-1])[::-1] / rate_hz, stream.time_s[0])
-    back_s = np.concatenate([way_s[::-1], np.full(after, way_s[0] if before else turn_s)])[:after]
+    away_s = np.maximum(turn_s - np.cumsum(speed[::-1]) / rate_hz, stream.time_s[0])
+    way_s = away_s[::-1]
+    back_s = np.concatenate([away_s, np.full(after, away_s[-1] if before else turn_s)])[:after]
     there, back = (resample(stream.joints, stream.time_s, t) for t in (way_s, back_s))
     posture = resample(stream.joints, stream.time_s, np.array([at_s]))
     hold = posture.repeat(held, 0)

@@ -46,9 +46,8 @@ def folder_of(dataset: str, given: Path | None, scratch: Path) -> Path:
     packed = DATA / f"{FOLDERS[dataset]}.tar.xz"
     if not root.exists() and packed.is_file():
         root = scratch / dataset
-        if not root.exists():
-            with tarfile.open(packed) as archive:
-                archive.extractall(root, filter="data")
+        with tarfile.open(packed) as archive:
+            archive.extractall(root, filter="data")
     if not root.exists():
         raise click.ClickException(f"{root}: no such folder; give it with --{dataset} DIR")
     return root
@@ -68,9 +67,9 @@ def stills(dataset: str, root: Path) -> list[Recording]:
     rng = np.random.default_rng(0)
     found = []
     for n in range(STILLS):
-        i, mark = pool.movements[int(rng.integers(len(pool.movements)))]
+        stream, mark = pool.movement(rng)
         ticks = (30, int(rng.uniform(50, 300)), 30)
-        joints = draw_still(pool.streams[i], mark, ticks, 50.0, rng).joints
+        joints = draw_still(stream, mark, ticks, 50.0, rng).joints
         index = np.arange(len(joints), dtype=np.int64)
         found.append(HandSequence(f"still{n}", joints, 20_000_000 * index, index))
     return [recording_of(q, root, dataset) for q in found]
