@@ -255,7 +255,10 @@ def test_the_commands_on_recordings_of_ones_own(tmp_path: Path) -> None:
     out = tmp_path / "thresholds.toml"
     tuned = run(tune_command, str(folder), "--for", "f1", "--json", "-o", str(out))
     assert tuned.exit_code == 0, tuned.output
-    assert json.loads(tuned.stdout)["unseen_f1"]["own"] > 0.5
+    said = json.loads(tuned.stdout)
+    assert said["unseen_f1"]["own"] > 0.5
+    low, high = said["after"]["intervals"]["f1"]
+    assert 0 <= low < said["after"]["f1"] <= high <= 1
     assert out.read_text().startswith("[recognition.threshold]")
     wrong = run(judge_command, "--online", "--root", str(folder), "--perturb", "rate=x")
     assert wrong.exit_code == 1

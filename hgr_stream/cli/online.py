@@ -314,6 +314,7 @@ def tune(
     from rich.console import Console
 
     from ..recognition.bundle import ModelError, load
+    from ..training.intervals import rounded
     from ..training.thresholds import tune as find
 
     if goal == "quiet" and false_per_hour is None:
@@ -344,8 +345,10 @@ def tune(
             json.dumps(
                 {
                     "threshold": tuned.threshold,
-                    "before": tuned.before.summary(),
-                    "after": tuned.after.summary(),
+                    **{
+                        name: {**r.summary(), "intervals": rounded(r.intervals)}
+                        for name, r in (("before", tuned.before), ("after", tuned.after))
+                    },
                     "unseen_f1": {"own": tuned.usual_f1, "tuned": tuned.expected_f1},
                 }
             )
@@ -354,9 +357,11 @@ def tune(
     click.echo("\n".join(lines) if tuned.threshold else "# the model's own thresholds will do")
     for name, r in (("before", tuned.before), ("after", tuned.after)):
         b = r.benchmark
+        limits = r.intervals.get("false_per_hour")  # none where it is never idle
+        within = f" (95 %: {limits[0]:.1f} to {limits[1]:.1f})" if limits else ""
         click.echo(
-            f"{name:6}  {b.false_per_hour:6.1f} false events an hour, recall {b.recall:.3f}, "
-            f"precision {b.precision:.3f}, F1 {b.f1:.3f}",
+            f"{name:6}  {b.false_per_hour:6.1f} false events an hour{within}, "
+            f"recall {b.recall:.3f}, precision {b.precision:.3f}, F1 {b.f1:.3f}",
             err=True,
         )
     click.echo("(measured on the recordings that the thresholds were chosen on)", err=True)
