@@ -3,7 +3,8 @@
 Recordings hold few of these: who is told to perform a gesture performs it. A network then learns
 the posture for the movement (a pointing hand for DENY), and tells it of anybody who points. So a
 part of what is learnt as none is made of the gestures themselves: the hand comes as it came, stays
-in a posture of the gesture, and goes back as it came. Poses, whose posture is the gesture, are
+where it is in a posture of the gesture, and goes back as it came. Neither its palm nor its fingers
+perform: a hand that closes and stays closed has grabbed. Poses, whose posture is the gesture, are
 left out.
 """
 
@@ -14,8 +15,18 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+from scipy.spatial.transform import Rotation
 
-from ..skeleton import Float32
+from ..skeleton import (
+    INDEX_BASE,
+    MIDDLE_BASE,
+    PALM,
+    PINKY_BASE,
+    RING_BASE,
+    THUMB_BASE,
+    WRIST,
+    Float32,
+)
 from . import augment
 from .streams import Float64, Gesture, Mark, Stream, resample
 
@@ -24,6 +35,10 @@ from .streams import Float64, Gesture, Mark, Stream, resample
 HELD_M_S: Final = 0.1
 #: How long the hand takes from the way there to a posture that is of mid-gesture, and back.
 GLIDE_S: Final = 0.2
+#: Where a joint has moved as far as this beside the palm, the fingers perform: fingertips do by 10
+#: to 12 cm in GRAB, PINCH and EXPAND, by 2 to 3 cm in strokes (SHREC'22).
+PERFORMED_M: Final = 0.03
+_OF_THE_PALM: Final = [WRIST, PALM, THUMB_BASE, INDEX_BASE, MIDDLE_BASE, RING_BASE, PINKY_BASE]
 
 
 def movements(streams: Sequence[Stream], gestures: Sequence[Gesture]) -> list[Gesture]:
@@ -63,6 +78,9 @@ def draw_still(
 ) -> Still:
     """A hand that comes, holds still in a posture of the gesture ``mark``, and goes back.
 
+    The posture is taken up where the hand is, without the way that the palm goes in the gesture;
+    where the fingers would perform the gesture by taking it up, it is that of its beginning.
+
     ticks: of the way there, the hold and the way back, at ``rate_hz``. Nothing about the hand is
     distorted yet; its speed on the way is.
     """
@@ -76,8 +94,11 @@ def draw_still(
     way_s = away_s[::-1]
     back_s = np.concatenate([away_s, np.full(after, away_s[-1] if before else turn_s)])[:after]
     there, back = (resample(stream.joints, stream.time_s, t) for t in (way_s, back_s))
-    posture = resample(stream.joints, stream.time_s, np.array([at_s]))
-    hold = posture.repeat(held, 0)
+    here, posture = resample(stream.joints, stream.time_s, np.array([turn_s, at_s]))
+    posture = _placed(posture, here)
+    if np.linalg.norm(posture - here, axis=-1).max() > PERFORMED_M:
+        posture = here
+    hold = posture[None].repeat(held, 0)
     if at_s > turn_s:
         glide = round(GLIDE_S * rate_hz)
         share_of = (np.arange(1, glide + 1, dtype=np.float32) / (glide + 1))[:, None, None]
@@ -87,3 +108,11 @@ def draw_still(
         n = min(glide, after)
         back[:n] = posture + (back[:n] - posture) * share_of[:n]
     return Still(np.concatenate([there, hold, back]), way_s, back_s)
+
+
+def _placed(hand: Float32, there: Float32) -> Float32:
+    """The hand, (22, 3), with its palm where that of the hand ``there`` is."""
+    mine, wanted = hand[_OF_THE_PALM], there[_OF_THE_PALM]
+    turn, _ = Rotation.align_vectors(wanted - wanted.mean(0), mine - mine.mean(0))
+    placed: Float32 = (turn.apply(hand - mine.mean(0)) + wanted.mean(0)).astype(np.float32)
+    return placed
