@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from hgr_stream.cli import cli
 from hgr_stream.cli.train_isolated import train_isolated_command
 from hgr_stream.datasets.base import DatasetError
 from hgr_stream.datasets.gestures import (
@@ -23,6 +25,8 @@ from hgr_stream.datasets.gestures import (
 )
 from hgr_stream.datasets.shrec17 import load_shrec17_sequences
 from hgr_stream.messages import Frame, Hand, encode, joint_bytes
+from hgr_stream.recognition.bundle import read_metadata, resolve, shipped
+from hgr_stream.recognition.options import mirror_pairs
 from hgr_stream.recording import Writer
 from hgr_stream.skeleton import PARENTS, Float32, bone_lengths, mirrored, with_palm
 from hgr_stream.training.batches import Batches, predict
@@ -39,7 +43,7 @@ from hgr_stream.training.isolated_recipe import (
     log_scores,
     scaled,
 )
-from hgr_stream.training.runs import export_run, load_run, read_run, runs_in
+from hgr_stream.training.runs import RUN, export_run, load_run, read_run, runs_in
 
 CLASSES = ("push", "swipe", "wave")
 QUICK = Recipe(
@@ -389,6 +393,25 @@ def test_the_file_scores_as_in_training(
         with torch.inference_mode():
             given = model.bundle.module.classify(torch.from_numpy(gestures.joints(i))[None])
         assert torch.allclose(given, expected[i : i + 1], atol=1e-4)
+
+
+def test_left_hands_are_told_the_direction_that_they_moved(run: Outcome, tmp_path: Path) -> None:
+    """The worker mirrors them before the network, so that the file says what is exchanged."""
+    folder = shutil.copytree(run.folder, tmp_path / "named")
+    settings = read_run(folder) | {"classes": ["push", "swipe_left", "swipe_right"]}
+    (folder / RUN).write_text(json.dumps(settings))
+    metadata = export_run(folder, tmp_path / "mine.pt")
+    assert metadata.mirror_left
+    assert metadata.mirror_labels == {"swipe_left": "swipe_right", "swipe_right": "swipe_left"}
+    told = CliRunner().invoke(cli, ["model", "show", str(tmp_path / "mine.pt")]).stdout
+    assert "swipe_left is swipe_right" in told
+    assert "% of those held out in training" in told
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_the_shipped_files_exchange_what_a_mirror_does(name: str) -> None:
+    m = read_metadata(resolve(name))
+    assert m.mirror_labels == mirror_pairs(m.labels) != {}
 
 
 def test_none_is_what_has_only_begun(run: Outcome, gestures: Gestures, tmp_path) -> None:

@@ -164,3 +164,6 @@ def _facts(m: Metadata) -> Iterator[tuple[str, str]]:
         low, middle, high = (100 * found.get(k, nan) for k in ("low", "accuracy", "high"))
         what = f"{found.get('gestures')} gestures, {found.get('split')}, of {found.get('model')}"
         yield "accuracy", f"{middle:.1f} % ({low:.1f} to {high:.1f}) of {what}"
+    elif "accuracy/validation" in m.scores:
+        told = f"{100 * m.scores['accuracy/validation']:.1f} % of those held out in training"
+        yield "accuracy", f"{told}, by which its weights may have been chosen: see hgr evaluate"

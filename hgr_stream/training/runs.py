@@ -20,7 +20,7 @@ from torch import nn
 
 from ..datasets.gestures import Gestures
 from ..recognition import bundle, devineau, flagship, flagship_stream
-from ..recognition.options import FORMAT, Metadata
+from ..recognition.options import FORMAT, Metadata, mirror_pairs
 from .isolated_recipe import Net, Recipe, TrainingError, build
 from .made_with import versions
 
@@ -172,11 +172,13 @@ def export_run(
         raise TrainingError(f"{folder}: its classes have no coarse ones")
     streaming = isinstance(net, flagship.FlagshipNet)
     size = 1 if streaming else devineau.DURATION
+    labels = settings["coarse_classes"] if coarse else settings["classes"]
     metadata = Metadata(
         format=FORMAT,
         name=name or output.stem,
         kind="streaming" if streaming else "windowed",
-        labels=settings["coarse_classes"] if coarse else settings["classes"],
+        labels=labels,
+        mirror_labels=mirror_pairs(labels),
         rate_hz=settings["rate_hz"],
         size=size,
         hop=size if streaming else 4,
