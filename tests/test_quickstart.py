@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 
 import nbformat
@@ -23,4 +24,6 @@ def test_the_notebook_runs(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = "".join(o.get("text", "") for o in outputs)
     assert "classes: ['CIRCLE', 'GRAB', 'LEFT', 'OK', 'V']" in text
     assert "streaming at 30.0 Hz" in text
+    told = ast.literal_eval(text.strip().splitlines()[-1])
+    assert told["right"] >= 20, "of the unseen person's 25, in the stream"
     assert sum("image/png" in o.get("data", {}) for o in outputs) == 2

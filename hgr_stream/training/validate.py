@@ -262,8 +262,8 @@ EARLY_GRID: tuple[tuple[float, ...], ...] = (
     (0.04, 0.08),
     (0.8, 0.84, 0.88, 0.9, 0.92, 0.94, 0.96, 0.98),
 )
-#: Of the labels that are told early so many are right; the rest is speed. A little more than what is
-#: wanted in use (.96), because these streams chose it: see "early" in ``models/README.md``.
+#: Of the labels that are told early so many are right; the rest is speed. A little more than what
+#: is wanted in use (.96), because these streams chose it: see "early" in ``models/README.md``.
 EARLY_PRECISION = 0.97
 
 
