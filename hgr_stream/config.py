@@ -67,6 +67,10 @@ class Recognition(_Table):
     refractory_s: NotNegative | None = None  #: quiet after a gesture; None: as the model says
     idle: Share | None = None  #: idle is when all gestures together are less likely; None: model
 
+    def __post_init__(self) -> None:
+        if both := sorted(set(self.allow) & set(self.ignore)):
+            raise ValueError(f"{both[0]!r} is in allow and in ignore")
+
 
 class Gateway(_Table):
     """The public socket that applications subscribe to. Its port + 1 answers requests."""

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from .config import Segmentation
+from .config import Recognition, Segmentation
 from .datasets.numbering import FrameNumbers
 from .messages import Event, Frame, Window
 from .segmentation import Segmenter, WindowSpec
@@ -24,7 +24,8 @@ BATCH = 64
 class Pipeline:
     """``push`` frames, get events; ``finish`` when there are no more.
 
-    ``options`` replaces the decoder settings that the model carries.
+    ``options`` replaces the decoder settings that the model carries; ``asked`` is a config's word
+    on them, and on which gestures are told.
     ``batch``: windows gathered before the network runs. 1 gives each event with the frame that
     made it; more is for files.
     """
@@ -36,13 +37,14 @@ class Pipeline:
         *,
         batch: int = 1,
         options: DecoderOptions | None = None,
+        asked: Recognition | None = None,
     ) -> None:
         from .recognition.engine import Engine
 
         metadata = bundle.metadata
         spec = WindowSpec(metadata.rate_hz, metadata.size, metadata.hop)
         self.segmenter = Segmenter(spec, segmentation)
-        self.engine = Engine(bundle, options)
+        self.engine = Engine(bundle, options, asked)
         self.batch = batch
         self._due: list[Window] = []
 

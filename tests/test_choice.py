@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from hgr_stream.config import Recognition
@@ -61,6 +62,9 @@ def test_thresholds_become_the_decoders_settings(tmp_path: Path) -> None:
     assert (got.of("RIGHT", "accept"), got.of("RIGHT", "early")) == (0.4, 0.7)
     assert got.of("LEFT", "begin") == 0.6
     assert settings(metadata, Recognition(), base) == base
+    for idle in (0.0, 0.61):
+        with pytest.raises(ModelError, match=r"between 0 and 0\.6, at which"):
+            settings(metadata, Recognition(idle=idle), msgspec.structs.replace(base, begin=0.7))
     with pytest.raises(ModelError, match=r"names 'JUMP', which model 'palm' does not know"):
         settings(metadata, Recognition(ignore=["JUMP"]), base)
 
@@ -78,3 +82,18 @@ def test_the_engine_obeys_and_a_swapped_model_too(tmp_path: Path) -> None:
     assert engine.push(windows) == []
     late = Engine(bundle, asked=Recognition(early=False)).push(windows)
     assert [e.kind for e in late] == ["begin", "confirmed"] * 2
+
+
+def test_an_id_is_not_used_again_by_a_model_that_takes_over_on_the_way(tmp_path: Path) -> None:
+    bundle = load(save_palm_model(tmp_path / "palm.pt"))
+    segmenter = Segmenter(WindowSpec(25, 1, 1))
+    windows = [w for f in swipe_frames(2) for w in segmenter.push(f)] + segmenter.finish()
+    engine = Engine(bundle)
+    half = len(windows) // 2
+    first = engine.push(windows[:half])
+    engine.swap(load(save_palm_model(tmp_path / "other.pt", name="other")))
+    second = engine.push(windows[half:])
+    restarted = Engine(bundle).push(windows[half:])  # a worker that was started again
+    assert [e.kind for e in first].count("confirmed") == 1
+    assert {e.id for e in second} == {e.id for e in restarted} != set()
+    assert not {e.id for e in first} & {e.id for e in second}

@@ -252,6 +252,10 @@ def test_the_commands_on_recordings_of_ones_own(tmp_path: Path) -> None:
     (folder / "c.csv").write_text("WAVE,1.0,1.4\n")
     shared = json.loads(run(judge_command, *judge, "--json", "--shared").stdout)
     assert shared["gestures"] == 6
+    config = tmp_path / "quiet.toml"
+    config.write_text('[recognition]\nignore = ["RIGHT"]\n')
+    deaf = json.loads(run(judge_command, *judge, "--json", "--config", str(config)).stdout)
+    assert (deaf["gestures"], deaf["confirmed"]["recall"]) == (7, 0.0)
     out = tmp_path / "thresholds.toml"
     tuned = run(tune_command, str(folder), "--for", "f1", "--json", "-o", str(out))
     assert tuned.exit_code == 0, tuned.output

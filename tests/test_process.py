@@ -80,6 +80,33 @@ def test_for_people(recording: Path, model: Path) -> None:
     assert "RIGHT" in done.stdout
 
 
+def test_a_daemons_config_holds(recording: Path, model: Path, tmp_path: Path) -> None:
+    config = tmp_path / "kiosk.toml"
+    config.write_text(f"""
+[model]
+use = "{model.as_posix()}"
+[recognition]
+early = false
+refractory_s = 8.0
+""")
+    done = process(recording, "--config", config, "--json")
+    assert done.returncode == 0, done.stderr
+    # The second of three strokes, 6.4 s apart, comes too soon.
+    assert [json.loads(x)["kind"] for x in done.stdout.splitlines()] == ["confirmed"] * 2
+    config.write_text('[recognition]\nignore = ["RIGHT"]')
+    assert process(recording, "--config", config, "--model", model).stdout == ""
+    for text, wanted in (
+        ('ignore = ["JUMP"]', "names 'JUMP', which model 'palm' does not know"),
+        ('ignore = ["RIGHT"]\nallow = ["RIGHT"]', "'RIGHT' is in allow and in ignore"),
+        ("idle = 0.99", "idle 0.99 does not lie between 0 and"),
+    ):
+        config.write_text(f"[recognition]\n{text}")
+        refused = process(recording, "--config", config, "--model", model)
+        assert refused.returncode != 0
+        assert wanted in refused.stderr
+        assert "Traceback" not in refused.stderr
+
+
 def test_bad_files_are_named_and_the_good_one_is_done(
     recording: Path, model: Path, tmp_path: Path
 ) -> None:

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..config import Config
 from ..datasets.base import DatasetError
 from ..datasets.convert import Format, Recording, open_recordings
+from .configured import model_and_config
 from .model import tell_left_out
 
 if TYPE_CHECKING:
@@ -90,7 +92,7 @@ size=FACTOR noise=MM; see hgr_stream/training/perturb.py.
     show_default=True,
     help="Which part of the data set.",
 )
-@click.option("--model", default="leap", show_default=True, help="A shipped name or a file.")
+@model_and_config
 @click.option(
     "--truth",
     type=click.Path(path_type=Path),
@@ -102,7 +104,11 @@ size=FACTOR noise=MM; see hgr_stream/training/perturb.py.
     help="Write a timeline as PNG: truth above, events below, scores behind.",
 )
 @click.option("--timeline", metavar="NAME", help="Of this recording.  [default: the first]")
-@click.option("--shared", is_flag=True, help="Ask only for gestures that the model knows.")
+@click.option(
+    "--shared",
+    is_flag=True,
+    help="Ask only for gestures that the model knows, and the config tells.",
+)
 @click.option("--silent", is_flag=True, help="Nobody gestures in the recordings.")
 @click.option(
     "--perturb",
@@ -116,7 +122,8 @@ def evaluate_online_command(
     dataset: str | None,
     root: Path,
     split: str,
-    model: str,
+    model: str | None,
+    config_: Config,
     truth: Path | None,
     picture: Path | None,
     timeline: str | None,
@@ -139,7 +146,7 @@ def evaluate_online_command(
 
     try:
         changes = [parse(text) for text in perturb]
-        bundle = load(model)
+        bundle = load(config_.model.use)
         console = Console(stderr=True, markup=False)
         with console.status("reading") as status:
             recordings = open_all(root, dataset, split, truth, silent)
@@ -152,6 +159,7 @@ def evaluate_online_command(
                 bundle,
                 recordings,
                 RULES.get(dataset or "", "any"),  # type: ignore[arg-type]
+                config=config_,
                 shared=shared,
                 silent=silent,
                 watch=lambda name: status.update(f"{name}"),

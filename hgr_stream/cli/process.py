@@ -10,11 +10,13 @@ from pathlib import Path
 
 import click
 
+from ..config import Config
 from ..datasets.base import DatasetError
 from ..datasets.convert import FORMATS, open_recordings
 from ..datasets.numbering import FrameNumbers
 from ..messages import Event
 from ..pipeline import BATCH, Pipeline, run_recording
+from .configured import model_and_config
 
 
 def event_lines(
@@ -61,6 +63,7 @@ def event_lines(
 Examples:
   hgr process my.mcap
   hgr process recordings/ --model leap --json > events.jsonl
+  hgr process my.mcap --config configs/leap.toml
   hgr process --format shrec21 test_sequences/ --json
 \b
 JSON, one line an event: file, id, kind (early, confirmed, cancelled), label, start, end, report
@@ -71,7 +74,7 @@ label, or cancelled, by a line that says why.
 """
 )
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--model", default="leap", show_default=True, help="A shipped name or a file.")
+@model_and_config
 @click.option(
     "--format",
     "format_",
@@ -81,11 +84,17 @@ label, or cancelled, by a line that says why.
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line for each event.")
 @click.option("--threads", default=1, show_default=True, type=click.IntRange(1, 64))
 def process(
-    files: tuple[Path, ...], model: str, format_: str | None, as_json: bool, threads: int
+    files: tuple[Path, ...],
+    model: str | None,
+    config_: Config,
+    format_: str | None,
+    as_json: bool,
+    threads: int,
 ) -> None:
     """Gesture events of recordings: files or folders, in any known format.
 
-    The same stages as the daemon's, in lock step and faster than real time, with the same events.
+    The same stages as the daemon's, in lock step and faster than real time, with the same events;
+    of a daemon that has a config of its own, with --config.
     A file that cannot be read is named on standard error, the others go on, and the exit code
     is 1.
     """
@@ -93,9 +102,11 @@ def process(
     from rich.progress import Progress, SpinnerColumn, TimeElapsedColumn
 
     from ..recognition.bundle import ModelError, load
+    from ..recognition.engine import Engine
 
     try:
-        bundle = load(model, threads)
+        bundle = load(config_.model.use, threads)
+        Engine(bundle, asked=config_.recognition)  # refuses what the model does not know
     except ModelError as error:
         raise click.ClickException(str(error)) from None
     failed: list[str] = []
@@ -119,7 +130,9 @@ def process(
         task = progress.add_task("reading")
         for recording in open_recordings(files, format_, complain):  # type: ignore[arg-type]
             progress.update(task, description=f"{recording.name} ({done} done, {told} events)")
-            pipeline = Pipeline(bundle, batch=BATCH)
+            pipeline = Pipeline(
+                bundle, config_.segmentation, batch=BATCH, asked=config_.recognition
+            )
             try:
                 events, devices = run_recording(pipeline, recording.frames)
             except DatasetError as error:

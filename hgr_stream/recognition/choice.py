@@ -18,7 +18,8 @@ EVERY = "*"
 def settings(metadata: Metadata, asked: Recognition, base: DecoderOptions) -> DecoderOptions:
     """The decoder's settings with the config's wishes in them.
 
-    Raises ModelError naming a gesture that the model does not know."""
+    Raises ModelError naming a gesture that the model does not know, or an ``idle`` by which
+    gestures would end as they begin, or never."""
     named = {*asked.allow, *asked.ignore, *asked.threshold} - {EVERY}
     unknown = sorted(named - set(metadata.labels))
     if unknown:
@@ -30,6 +31,12 @@ def settings(metadata: Metadata, asked: Recognition, base: DecoderOptions) -> De
     if asked.refractory_s is not None:
         options = msgspec.structs.replace(options, refractory_s=asked.refractory_s)
     if asked.idle is not None:
+        begin = min(base.of(label, "begin") for label in metadata.labels)
+        if not 0 < asked.idle <= begin:
+            raise ModelError(
+                f"[recognition] idle {asked.idle:g} does not lie between 0 and {begin:g}, at which "
+                f"gestures of model {metadata.name!r} begin"
+            )
         options = msgspec.structs.replace(options, end=asked.idle)
     per_class = dict(options.per_class)
     for label in metadata.labels:

@@ -146,7 +146,6 @@ class Decoder:
     _exhausted: bool = False
     _last_end_ns: int = -(1 << 62)
     _told_end_ns: int = -(1 << 62)  # of the last that was confirmed, with its margin
-    _count: int = 0
     _window: Window | None = None
 
     def __post_init__(self) -> None:
@@ -224,8 +223,9 @@ class Decoder:
         onset_ns = self._rise(label, now_ns)
         first = self._first_after(onset_ns)
         evidence = np.array([t.probs for t in self._ticks[first:]], np.float64).sum(0)
-        self._count += 1
-        self._open = _Open(f"{self.track}:{self._count}", label, onset_ns, evidence, s.copy())
+        # Counted it would be used again by a worker that is started, or given a model, on the way.
+        name = f"{self.track}:{now_ns // 1_000_000}"
+        self._open = _Open(name, label, onset_ns, evidence, s.copy())
         self._begin_run = 0
         confidence = float(s[label])
         self._emit("begin", self._open.id, label, onset_ns, now_ns, confidence, events)
@@ -314,8 +314,7 @@ class Decoder:
         event_id = g.id
         if g.early and label != g.label:
             self._cancel(g, offset_ns, now_ns, f"verifier says {self._name(label)}", events)
-            self._count += 1
-            event_id = f"{self.track}:{self._count}"
+            event_id = f"{g.id}.2"
             self._emit("begin", event_id, label, onset_ns, now_ns, confidence, events)
         self._emit("confirmed", event_id, label, onset_ns, now_ns, confidence, events, offset_ns)
 

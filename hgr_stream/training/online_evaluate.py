@@ -15,13 +15,14 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ..config import Segmentation
+from ..config import Config
 from ..datasets.base import DatasetError
 from ..datasets.convert import Recording
 from ..datasets.numbering import FrameNumbers
 from ..messages import Event
 from ..pipeline import BATCH, Pipeline, run_recording
 from ..recognition.bundle import Bundle
+from ..recognition.choice import Choice
 from ..recognition.options import DecoderOptions
 from ..recognition.recogniser import Recogniser
 from ..segmentation import Segmenter, WindowSpec
@@ -50,10 +51,14 @@ def play(
     bundle: Bundle,
     recording: Recording,
     options: DecoderOptions | None = None,
-    segmentation: Segmentation | None = None,
+    config: Config | None = None,
 ) -> Played:
-    """Run the pipeline over one recording of one device; raises DatasetError without truth."""
-    pipeline = Pipeline(bundle, segmentation, batch=BATCH, options=options)
+    """Run the pipeline over one recording of one device; raises DatasetError of several. config:
+    a daemon's, of which [recognition] and [segmentation] hold here too."""
+    config = config or Config()
+    pipeline = Pipeline(
+        bundle, config.segmentation, batch=BATCH, options=options, asked=config.recognition
+    )
     events, devices = run_recording(pipeline, recording.frames)
     if len(devices) != 1:
         raise DatasetError(f"{recording.file}: holds {len(devices)} devices; one is wanted")
@@ -166,21 +171,25 @@ def evaluate(
     rule: Rule,
     *,
     options: DecoderOptions | None = None,
+    config: Config | None = None,
     shared: bool = False,
     silent: bool = False,
     watch: Callable[[str], None] = lambda _: None,
 ) -> tuple[list[Played], dict[Grade, OnlineReport]]:
     """Play every recording and score both grades; raises DatasetError when there is no truth.
 
-    shared: gestures that the model does not know are not asked for. silent: the recordings hold no
+    config: see ``play``. shared: gestures that the model does not know, or the config does not
+    tell, are not asked for. silent: the recordings hold no
     gesture, so that every event is a false one.
     """
+    choice = Choice((config or Config()).recognition)
+    told = {label for label in bundle.metadata.labels if choice.wanted(label)}
     played = []
     for recording in recordings:
         watch(recording.name)
-        one = play(bundle, recording, options)
+        one = play(bundle, recording, options, config)
         if shared:
-            one.truths = [t for t in one.truths if t.label in bundle.metadata.labels]
+            one.truths = [t for t in one.truths if t.label in told]
         if silent:
             one.truths = []
         played.append(one)
