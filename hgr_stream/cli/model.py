@@ -134,6 +134,9 @@ def _facts(m: Metadata) -> Iterator[tuple[str, str]]:
     exchanged = ", ".join(f"{a} is {b}" for a, b in m.mirror_labels.items())
     if m.mirror_left:
         yield "left hands", "are mirrored" + (f": {exchanged}" if exchanged else "")
+    from ..recognition.bundle import ModelError
+    from ..training.learnt import unpacked
+
     t: dict[str, Any] = dict(m.training)
     seen, held_out = t.pop("seen", []), t.pop("held_out", [])
     for key in ("data", "command", "export", "seed", "trained_on"):
@@ -145,6 +148,12 @@ def _facts(m: Metadata) -> Iterator[tuple[str, str]]:
         yield "held out", f"{len(held_out)}: {', '.join(map(str, held_out))}"
     if seen:
         yield "learnt from", f"{len(seen)} recordings, which it is not judged on"
+    try:
+        learnt = unpacked(t)
+    except ModelError as error:
+        raise click.ClickException(str(error)) from None
+    if learnt is not None:
+        yield "learnt from", f"{len(learnt)} takes, which it is not judged on"
     if versions := t.get("versions"):
         yield "made with", ", ".join(f"{k} {v}" for k, v in versions.items())
     own = msgspec.to_builtins(m.decoder)

@@ -6,7 +6,7 @@ import json
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import click
 
@@ -45,6 +45,12 @@ def load_gestures(
         raise click.ClickException(str(error)) from None
 
 
+def official_part(dataset: str, root: Path) -> Literal["train"] | None:
+    """Of SHREC'17 the official test list is never learnt from."""
+    listed = dataset == "shrec17" and any(root.rglob("train_gestures.txt"))
+    return "train" if listed else None
+
+
 def load_others(named: tuple[str, ...]) -> list[Gestures]:
     """Data sets as ``shrec21=DIR`` that are learnt beside; raises click.ClickException."""
     from ..datasets.base import DatasetError
@@ -58,7 +64,8 @@ def load_others(named: tuple[str, ...]) -> list[Gestures]:
                 case "shrec21" | "shrec22" if root:
                     found.append(load_continuous(name, root))
                 case "shrec17" | "recordings" if root:
-                    found.append(load_gestures(name, Path(root), None, None, 30.0))
+                    part = official_part(name, Path(root))
+                    found.append(load_gestures(name, Path(root), None, None, 30.0, part))
                 case _:
                     raise click.UsageError(
                         f"--also {one}: wants shrec17, shrec21, shrec22 or recordings, =DIR"
@@ -88,6 +95,66 @@ def chosen_recipe(
     )
 
 
+#: What says nothing of the run itself; the second may be given anew when it is resumed.
+_APART: Final = frozenset({"device", "threads", "resume", "out", "as_json"})
+_PLACES: Final = frozenset({"root", "labels", "also"})
+
+
+def options_of(context: click.Context) -> dict[str, Any]:
+    """What a run is told, for its settings; folders wherever it is resumed from."""
+
+    def plain(name: str, value: Any) -> Any:
+        if name == "held_out_subjects":
+            return ",".join(value) or None
+        if name == "also":
+            parts = (one.partition("=") for one in value)
+            return [f"{name}={Path(root).resolve()}" for name, _, root in parts]
+        if isinstance(value, tuple):
+            return [plain(name, v) for v in value]
+        return str(value.resolve()) if isinstance(value, Path) else value
+
+    return {k: plain(k, v) for k, v in sorted(context.params.items()) if k not in _APART}
+
+
+def _needs(error: ImportError) -> click.ClickException:
+    return click.ClickException(f"training needs {error.name}: pip install 'hgr-stream[train]'")
+
+
+def remembered(context: click.Context, _: click.Parameter, folder: Path | None) -> Path | None:
+    """What the run in a folder was told is what it is not told now."""
+    if folder is None:
+        return None
+    try:
+        from ..training.isolated_recipe import TrainingError
+        from ..training.runs import read_run, runs_in
+    except ImportError as error:
+        raise _needs(error) from None
+    try:
+        before = read_run(runs_in(folder)[0]).get("options", {})
+    except (TrainingError, OSError) as error:
+        raise click.ClickException(str(error)) from None
+    context.meta["before"] = before
+    context.default_map = {k: v for k, v in before.items() if v is not None and v != []}
+    return folder
+
+
+def refuse_changes(context: click.Context) -> None:
+    """Raise click.UsageError for an option by which a resumed run would be another."""
+    now = options_of(context)
+    for name, before in context.meta.get("before", {}).items():
+        if name not in _PLACES and now.get(name) != before:
+            option = next(p.opts[0] for p in context.command.params if p.name == name)
+            told = f"told {option} {before}" if before not in (None, []) else f"not told {option}"
+            raise click.UsageError(f"--resume: the run was {told}, and goes on as it began")
+
+
+def checked_folds(_: click.Context, __: click.Parameter, value: str | None) -> str | None:
+    """Check ``5`` or ``all``."""
+    if value is None or value == "all" or (value.isdecimal() and 2 <= int(value) <= 10_000):
+        return value
+    raise click.BadParameter(f"{value!r} is neither all nor a number of 2 or more")
+
+
 def subjects(_: click.Context, __: click.Parameter, value: str | None) -> list[str]:
     """Check ``1,2,3``."""
     return [s.strip() for s in value.split(",") if s.strip()] if value else []
@@ -104,7 +171,7 @@ Examples:
   hgr train --dataset shrec17 --root ~/SHREC2017 --folds 5 --seeds 5 --teacher runs/folds \\
             --out runs/taught
   hgr train --dataset recordings --root my_gestures --out runs/mine --minutes 5
-  hgr train --dataset shrec17 --root ~/SHREC2017 --out runs/s17 --resume runs/s17
+  hgr train --resume runs/s17
 \b
 Then: hgr evaluate runs/s17 ..., hgr export runs/s17 -o mine.pt, tensorboard --logdir runs
 """,
@@ -148,17 +215,20 @@ Then: hgr evaluate runs/s17 ..., hgr export runs/s17 -o mine.pt, tensorboard --l
               help="Learn the gestures played backwards beside.")  # fmt: skip
 @click.option("--held-out-subjects", callback=subjects, metavar="A,B,...",
               help="Validate on these and never train on them.")  # fmt: skip
-@click.option("--folds", type=click.IntRange(min=2),
+@click.option("--folds", metavar="N|all", callback=checked_folds,
               help="A run for each of so many groups of subjects; all: leave one out.")  # fmt: skip
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ...")
 @click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True,
               help="CPU threads; more than one only pays on idle cores.")  # fmt: skip
 @click.option("--resume", type=click.Path(exists=True, file_okay=False, path_type=Path),
-              metavar="DIR", help="Go on with an interrupted run.")  # fmt: skip
+              is_eager=True, callback=remembered, metavar="DIR",
+              help="Go on with an interrupted run, with what it was told.")  # fmt: skip
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), metavar="RUN_DIR",
               help="Folder of the run.  [default: that of --resume]")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print the outcome as one JSON object.")
+@click.pass_context
 def train_isolated_command(
+    context: click.Context,
     dataset: str,
     root: Path,
     classes: str | None,
@@ -180,7 +250,7 @@ def train_isolated_command(
     beside: int | None,
     backwards: bool | None,
     held_out_subjects: list[str],
-    folds: int | None,
+    folds: str | None,
     device: str,
     threads: int,
     resume: Path | None,
@@ -192,6 +262,7 @@ def train_isolated_command(
     Hold subjects out to learn how good it is; hold nobody out for the model that is used. A run
     that was interrupted goes on with --resume, with its own settings.
     """
+    refuse_changes(context)
     run = out or resume
     if run is None:
         raise click.UsageError("name the run's folder with --out")
@@ -211,14 +282,13 @@ def train_isolated_command(
         from ..training.isolated import Outcome
         from ..training.isolated_folds import spread, train_folds
         from ..training.isolated_recipe import TrainingError
+        from ..training.runs import LAST
     except ImportError as error:
-        raise click.ClickException(
-            f"training needs {error.name}: pip install 'hgr-stream[train]'"
-        ) from None
+        raise _needs(error) from None
     torch.set_num_threads(threads)
     gestures = load_gestures(
         dataset, root, int(classes) if classes else None, labels, rate_hz,
-        "train" if dataset == "shrec17" and any(root.rglob("train_gestures.txt")) else None,
+        official_part(dataset, root),
     )  # fmt: skip
     for note in gestures.notes[:5]:
         click.echo(note, err=True)
@@ -230,26 +300,40 @@ def train_isolated_command(
     command = shlex.join(["hgr", *sys.argv[1:]])
     common: dict[str, Any] = {"device": device, "resume": resume is not None, "command": command}
     common["also"] = load_others(also)
+    common["options"] = options_of(context)
+    many_folds = len(set(gestures.subjects)) if folds == "all" else int(folds or 0)
     outcomes: list[Outcome] = []
+
+    def which() -> str:
+        """Of several runs the one that is under way."""
+        done = len(outcomes)
+        told = [f"fold {done % many_folds + 1}/{many_folds}"] if many_folds else []
+        told += [f"seed {done // (many_folds or 1) + 1}/{seeds}"] if (seeds or 1) > 1 else []
+        return "".join(f"{what}, " for what in told)
+
     try:
         with Stages() as stages:
 
             def watch(epoch: int, epochs: int, figures: dict[str, float]) -> None:
-                text = f"{epoch}/{epochs}, loss {figures['loss/train']:.3f}"
+                text = f"{which()}epoch {epoch}/{epochs}, loss {figures['loss/train']:.3f}"
                 if "accuracy/validation" in figures:
                     text += f", held out {100 * figures['accuracy/validation']:.2f} %"
-                stages("epochs", epoch / epochs, text)
+                stages("training", figures["share"], text)
 
             for outcome in train_folds(
-                gestures, settings, run, folds or 0, held_out=held_out_subjects,
+                gestures, settings, run, many_folds, held_out=held_out_subjects,
                 seeds=[*range(seeds)] if seeds else [], watch=watch, **common,
             ):  # fmt: skip
                 outcomes.append(outcome)
                 stages.again()
     except KeyboardInterrupt:
-        raise click.ClickException(f"stopped; go on with --resume {run}") from None
+        if any(run.rglob(LAST)):
+            raise click.ClickException(f"stopped; go on with --resume {run}") from None
+        raise click.ClickException("stopped before an epoch was finished: begin anew") from None
     except (TrainingError, DatasetError, ModelError, OSError) as error:
         raise click.ClickException(str(error)) from None
+    for note in dict.fromkeys(note for o in outcomes for note in o.notes):
+        click.echo(note, err=True)
     found = [
         {"run": str(o.folder), "seed": o.seed, "epochs": o.epochs, "held_out": o.held_out}
         | o.figures

@@ -14,7 +14,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -33,12 +33,15 @@ from .beside import Beside, backwards, moved_to
 from .distort import Distortion
 from .isolated_outputs import calibrated, fit_none
 from .isolated_recipe import Net, Recipe, TrainingError, build, log_scores
+from .learnt import fingerprints, packed, shows
 from .runs import (
     BEST,
     LAST,
     RUN,
     SCORES,
     Curves,
+    Teacher,
+    content,
     new_settings,
     read,
     resumable,
@@ -48,7 +51,8 @@ from .runs import (
 
 LEAST_SEEN: Final = 0.2  # share of a gesture of which something is asked already
 
-#: (epoch, epochs, figures of the epoch by name) after each epoch; raise to stop.
+#: (epoch, epochs, figures of the epoch by name, with the ``share`` of the schedule that is done)
+#: after each epoch; raise to stop.
 Watch = Callable[[int, int, dict[str, float]], None]
 
 
@@ -79,7 +83,7 @@ def _has_bf16(device: torch.device) -> bool:
 @dataclass
 class Outcome:
     """A finished run. ``figures`` are of the epoch kept; ``held_out`` the subjects left out, of
-    whom there are ``gestures``."""
+    whom there are ``gestures``; ``notes`` what was left out or not done, a line each."""
 
     folder: Path
     net: Net
@@ -88,6 +92,7 @@ class Outcome:
     epochs: int
     seed: int = 0
     gestures: int = 0
+    notes: list[str] = field(default_factory=list)
 
 
 def train_isolated(
@@ -101,13 +106,16 @@ def train_isolated(
     watch: Watch = quiet,
     command: str = "",
     also: Sequence[Gestures] = (),
+    options: dict[str, Any] | None = None,
 ) -> Outcome:
     """One training into the folder ``out``; raises TrainingError or DatasetError.
 
     held_out: subjects that are validated on and never trained on. The last epoch is kept, so that
     their score is an honest one; with ``patience`` the best, which flatters a little. resume: go
-    on from the folder's last finished epoch, with the folder's own recipe. also: other data sets
-    that are learnt beside (see ``beside``), ``recipe.beside`` gestures of each in every batch.
+    on from the folder's last finished epoch, with the folder's own recipe; a finished run is left
+    as it is. also: other data sets that are learnt beside (see ``beside``), ``recipe.beside``
+    gestures of each in every batch; takes and people that are held out are left out of them.
+    options: kept in the run's settings, for the command line.
     """
     gestures.check()
     inside, outside = divide(gestures.subjects, held_out)
@@ -127,18 +135,35 @@ def train_isolated(
         if not recipe.beside:
             raise DatasetError("beside is 0: no gesture of the other data sets would be seen")
     folder = Path(out)
-    told = new_settings(gestures, recipe, inside, held_out, command)
-    told["also"] = [g.data for g in also]
+    told = new_settings(gestures, recipe, inside, held_out, command) | {"options": options or {}}
+    notes, others = [], []
+    for one in also:
+        away = shows(one, gestures, outside)
+        if away.all():
+            raise DatasetError(
+                f"{one.data}: all of it is held out; nothing is left to learn beside"
+            )
+        if away.any():
+            notes.append(f"{one.data}: {away.sum()} gestures of the held-out are not learnt beside")
+        others.append(one.take(np.flatnonzero(~away)))
+    told["also"] = [g.data for g in others]
+    told["also_content"] = content(others)
+    told["notes"] = notes
     if resume:
         recipe = resumable(folder, told)
     elif (folder / LAST).exists():
         raise TrainingError(f"{folder}: holds a run already; resume it, or name another folder")
-    else:
+    teachers = [t for f in recipe.teachers for t in teachers_for(Path(f), gestures, outside)]
+    if not resume:
+        learnt = [fingerprints(g) for g in (gestures.take(inside), *others)]
+        told["learnt"] = packed(*learnt, *(t.learnt for t in teachers))
         folder.mkdir(parents=True, exist_ok=True)
         (folder / RUN).write_text(json.dumps(told, indent=1))
-    return _Loop(gestures, recipe, folder, inside, outside, pick_device(device), also).run(
-        resume, watch, list(held_out)
-    )
+    found = _Loop(
+        gestures, recipe, folder, inside, outside, pick_device(device), others, teachers
+    ).run(resume, watch, list(held_out))
+    found.notes = notes + found.notes
+    return found
 
 
 @dataclass(frozen=True)
@@ -165,6 +190,7 @@ class _Loop:
         outside: NDArray[np.int64],
         device: torch.device,
         also: Sequence[Gestures] = (),
+        teachers: Sequence[Teacher] = (),
     ) -> None:
         self.gestures, self.recipe, self.folder, self.device = gestures, recipe, folder, device
         self.inside, self.outside = torch.from_numpy(inside), outside
@@ -190,12 +216,7 @@ class _Loop:
         self.best: dict[str, float] = {}
         self.since_best = 0
         self.bf16 = _has_bf16(device)
-        held_out = {gestures.subjects[i] for i in outside}
-        self.teachers = [
-            teacher.to(device).requires_grad_(False)
-            for folder in recipe.teachers
-            for teacher in teachers_for(Path(folder), gestures, held_out)
-        ]
+        self.teachers = [t.net.to(device).requires_grad_(False) for t in teachers]
 
     def _beside(self, also: Sequence[Gestures]) -> Beside:
         """The other sets' heads and gestures; of those held out nothing is played backwards."""
@@ -205,11 +226,25 @@ class _Loop:
         return Beside(sets, self.net.pooled, recipe.beside, recipe.dropout)
 
     def run(self, resume: bool, watch: Watch, held_out: list[str]) -> Outcome:
-        recipe = self.recipe
+        notes = []
         if resume:
             self._load()
+        if self._ended() and (self.folder / SCORES).exists():
+            notes.append(f"{self.folder}: was finished already; nothing was done")
+        else:
+            self._learn(watch)
+        self.average.module.load_state_dict(read(self.folder / BEST))
+        if not notes:
+            self._finish()
+        return Outcome(
+            self.folder, self.average.module, self.best, held_out, self.epoch, self.recipe.seed,
+            len(self.outside), notes,
+        )  # fmt: skip
+
+    def _learn(self, watch: Watch) -> None:
+        recipe = self.recipe
         with Curves(self.folder) as curve:
-            while self.epoch < recipe.epochs and self._share() < 1:
+            while not self._ended():
                 begun = time.monotonic()
                 figures = self._epoch(begun)
                 self.spent_s += time.monotonic() - begun
@@ -228,15 +263,12 @@ class _Loop:
                     self.best = {**figures, "epoch": float(self.epoch)}
                     write(self.folder / BEST, self.average.module.state_dict())
                 self._save()
-                watch(self.epoch, recipe.epochs, figures)
-                if recipe.patience and self.since_best >= recipe.patience:
-                    break
-        self.average.module.load_state_dict(read(self.folder / BEST))
-        self._finish()
-        return Outcome(
-            self.folder, self.average.module, self.best, held_out, self.epoch, recipe.seed,
-            len(self.outside),
-        )  # fmt: skip
+                watch(self.epoch, recipe.epochs, {**figures, "share": self._share()})
+
+    def _ended(self) -> bool:
+        recipe = self.recipe
+        tired = bool(recipe.patience) and self.since_best >= recipe.patience
+        return tired or self.epoch >= recipe.epochs or self._share() >= 1
 
     def _share(self, begun: float | None = None) -> float:
         """Share of the schedule that is done: by steps, or by time where that runs out first."""

@@ -28,6 +28,7 @@ def train_folds(
     watch: Watch = quiet,
     command: str = "",
     also: Sequence[Gestures] = (),
+    options: dict[str, Any] | None = None,
 ) -> Iterator[Outcome]:
     """A run for each group of subjects (as many folds as subjects leave one out) and each seed.
 
@@ -44,6 +45,7 @@ def train_folds(
             yield train_isolated(
                 gestures, replace(recipe, seed=seed), folder, held_out=group, device=device,
                 resume=go_on, watch=watch, command=command, also=also,
+                options=options,
             )  # fmt: skip
 
 

@@ -6,11 +6,12 @@ resumed training needs. ``best.pt``: the weights kept. ``scores.json``: how good
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -22,6 +23,7 @@ from ..datasets.gestures import Gestures
 from ..recognition import bundle, devineau, flagship, flagship_stream
 from ..recognition.options import FORMAT, Metadata, mirror_pairs
 from .isolated_recipe import Net, Recipe, TrainingError, build
+from .learnt import Prints, among, fingerprints, same_people, unpacked
 from .made_with import versions
 
 RUN, LAST, BEST, SCORES = "run.json", "last.pt", "best.pt", "scores.json"
@@ -49,6 +51,7 @@ def new_settings(
     return {
         "data": gestures.data,
         "gestures": len(gestures),
+        "content": content([gestures]),
         "classes": gestures.classes,
         "coarse_of": list(gestures.coarse_of),
         "coarse_classes": gestures.coarse_classes,
@@ -61,6 +64,17 @@ def new_settings(
         "command": command,
         "versions": versions(),
     }
+
+
+def content(sets: Sequence[Gestures]) -> str:
+    """A digest of every number, label and subject, whatever the files are called."""
+    digest = hashlib.blake2b(digest_size=8)
+    for g in sets:
+        told = [g.classes, list(g.coarse_of), g.labels.tolist(), g.subjects, g.lengths.tolist()]
+        digest.update(json.dumps(told).encode())
+        for sequence in g.sequences:
+            digest.update(np.ascontiguousarray(sequence, dtype="<f4").tobytes())
+    return digest.hexdigest()
 
 
 def read_run(folder: str | Path) -> dict[str, Any]:
@@ -82,12 +96,20 @@ def recipe_of(settings: dict[str, Any]) -> Recipe:
 
 
 def resumable(folder: Path, told: dict[str, Any]) -> Recipe:
+    """The recipe of the run in a folder, if ``told`` has its data; raises TrainingError."""
     before = read_run(folder)
     if not (folder / LAST).exists():
         raise TrainingError(f"{folder}: no epoch was finished; nothing to resume")
-    for name in ("data", "gestures", "classes", "channels", "held_out", "also"):
+    # A run of before contents were told is known by its data's name.
+    same = ("data", "gestures") if "content" not in before else ()
+    for name in (*same, "classes", "channels", "held_out", "also"):
         if before.get(name, []) != told[name]:
             raise TrainingError(f"{folder}: trained with other {name}; resume wants the same")
+    for name in ("content", "also_content"):
+        if before.get(name, told[name]) != told[name]:
+            raise TrainingError(
+                f"{folder}: trained with other gestures, labels or subjects; resume wants the same"
+            )
     return recipe_of(before)
 
 
@@ -189,6 +211,7 @@ def export_run(
             "gestures": settings["gestures"],
             "subjects": settings["subjects"],
             "held_out": settings["held_out"],
+            **({"learnt": settings["learnt"]} if "learnt" in settings else {}),
             "isolated": True,
             "recipe": asdict(recipe),
             "seed": recipe.seed,
@@ -213,21 +236,37 @@ def _own_scores(best: dict[str, float]) -> dict[str, float]:
     return {k: round(v, 4) for k, v in best.items() if "validation" in k}
 
 
-def teachers_for(folder: Path, gestures: Gestures, held_out: set[str]) -> list[Net]:
-    """The networks in a folder that have not seen the held-out; raises TrainingError for none.
+class Teacher(NamedTuple):
+    """``learnt`` is what it has learnt from, as far as it tells."""
+
+    net: Net
+    learnt: Prints
+
+
+def teachers_for(folder: Path, gestures: Gestures, held: NDArray[np.int64]) -> list[Teacher]:
+    """The networks in a folder that have not seen the held-out, neither takes nor people; raises
+    TrainingError for none.
 
     Of a folder of folds it is the fold that held them out, too: so that folds can be taught.
     """
     fit, first = [], ""
+    people = {gestures.subjects[i] for i in held}
     for run in runs_in(folder):
         net, settings, _ = load_run(run)
         if settings["classes"] != gestures.classes or settings["canonical"] != gestures.canonical:
             raise TrainingError(f"{run}: a teacher of other classes or channels")
-        seen = sorted(held_out & set(settings["subjects"]), key=lambda s: (len(s), s))
-        if settings["data"] == gestures.data and seen:
-            first = first or seen[0]
+        known = unpacked(settings)
+        if known is None:
+            same, takes = settings["data"] == gestures.data, []
+            known = fingerprints(gestures.take([]))
         else:
-            fit.append(net)
+            same = same_people(settings["data"], gestures, known)
+            takes = held[among(fingerprints(gestures.take(held)), known)].tolist()
+        seen = sorted(people & set(settings["subjects"]), key=lambda s: (len(s), s))
+        if takes or (same and seen):
+            first = first or (gestures.subjects[takes[0]] if takes else seen[0])
+        else:
+            fit.append(Teacher(net, known))
     if not fit:
         raise TrainingError(f"{folder}: this teacher was trained on the held-out {first!r}")
     return fit
