@@ -14,6 +14,7 @@ from test_isolated import QUICK, takes, write_takes
 
 from hgr_stream.cli.evaluate import evaluate as evaluate_command
 from hgr_stream.cli.evaluate import export as export_command
+from hgr_stream.datasets.base import DatasetError
 from hgr_stream.datasets.gestures import load_recordings
 from hgr_stream.recognition.bundle import ModelError
 from hgr_stream.training import evaluate as ev
@@ -21,6 +22,7 @@ from hgr_stream.training.evaluate import Model, OverlapError
 from hgr_stream.training.intervals import wilson
 from hgr_stream.training.isolated import train_isolated
 from hgr_stream.training.isolated_folds import train_folds
+from hgr_stream.training.isolated_outputs import calibrated
 from hgr_stream.training.isolated_recipe import scaled
 from hgr_stream.training.runs import export_run
 
@@ -82,7 +84,7 @@ def test_command_refuses_whom_the_model_has_seen(run: Path, data: Path) -> None:
     options = ["--dataset", "recordings", "--root", str(data)]
     done = CliRunner().invoke(evaluate_command, [str(run), *options])
     assert done.exit_code == 1
-    assert "refused: trained on 3 of the 4 subjects" in done.output
+    assert "refused: trained on 54 of the 72 gestures" in done.output
 
 
 def test_command_with_a_split_file(run: Path, data: Path, tmp_path: Path) -> None:
@@ -172,8 +174,69 @@ def test_classes_must_be_the_models() -> None:
     assert [fine.classes[k] for k in fine.labels] == [gestures.classes[k] for k in gestures.labels]
     coarse = ev.align(["aside", "away"], gestures)
     assert coarse.labels.tolist() == (1 - gestures.coarse_labels).tolist()
-    with pytest.raises(ModelError, match="knows 'pinch'"):
+    some = ev.align(["pinch", "wave", "swipe", "push"], gestures)
+    assert [some.classes[k] for k in some.labels] == [gestures.classes[k] for k in gestures.labels]
+    with pytest.raises(ModelError, match="does not know 'swipe'"):
         ev.align(["wave", "push", "pinch"], gestures)
+
+
+def test_classes_that_do_not_occur_are_named() -> None:
+    gestures = ev.align(["pinch", "wave", "swipe", "push"], takes(1))
+    found = np.zeros((12, 1, 4))
+    found[np.arange(12), 0, gestures.labels] = 1
+    found[0, 0] = [2, 0, 0, 0]  # told, though nobody performed it
+    told = ev.report(gestures, found)
+    assert sorted(told.per_class) == ["push", "swipe", "wave"]
+    assert told.accuracy == pytest.approx(11 / 12)
+    assert told.notes == ["not in the data: pinch"]
+
+
+def test_the_interval_of_other_people_is_wider_where_they_differ() -> None:
+    gestures = takes(repeats=6)
+    people = np.array(gestures.subjects)
+    found = np.zeros((72, 1, 3))
+    found[np.arange(72), 0, gestures.labels] = 1
+    found[people == "1"] = found[people == "1"][..., [1, 2, 0]]  # of one person nothing is right
+    told = ev.report(gestures, found)
+    low, high = told.by_people
+    assert low < told.low < told.accuracy < told.high < high
+    alone = np.flatnonzero(people == "0")
+    assert ev.report(gestures.take(alone), found[alone]).by_people == []
+
+
+def test_no_temperature_is_fitted_to_whom_it_is_told_of() -> None:
+    """Whatever one person's scores are, hers are scaled by what the others' want."""
+    gestures = takes(repeats=6)
+    rng = np.random.default_rng(0)
+    logits = 3.0 * np.eye(3)[gestures.labels] + rng.normal(0, 1.5, (72, 3))
+    logits[np.array(gestures.subjects) == "0"] *= 4  # far too sure
+
+    def softmax(x: np.ndarray) -> np.ndarray:
+        e = np.exp(x - x.max(-1, keepdims=True))
+        return e / e.sum(-1, keepdims=True)
+
+    parts = [gestures.take(range(36)), gestures.take(range(36, 72))]
+    scores = [softmax(logits[:36, None] / 0.5), softmax(logits[36:, None] / 2)]
+    found = np.concatenate(ev.calibrated_apart(list(zip(parts, scores, strict=True)), [0.5, 2.0]))[
+        :, 0
+    ]
+    others = np.array(gestures.subjects) != "0"
+    own = calibrated(torch.from_numpy(logits[others]), torch.from_numpy(gestures.labels[others]))
+    assert found[~others] == pytest.approx(softmax(logits[~others] / own))
+    assert (found.argmax(1) == logits.argmax(1)).all()
+    with pytest.raises(DatasetError, match="one person alone"):
+        ev.calibrated_apart([(parts[0].take(range(18)), scores[0][:18])], [1.0])
+
+
+def test_what_was_chosen_on_the_held_out_is_told(data: Path, tmp_path: Path) -> None:
+    recipe = scaled(QUICK, epochs=1, patience=1)
+    train_isolated(load_recordings(data), recipe, tmp_path / "r", held_out=["2", "3"], device="cpu")
+    options = ["--dataset", "recordings", "--root", str(data), "--split", "held-out"]
+    done = CliRunner().invoke(evaluate_command, [str(tmp_path / "r"), *options])
+    assert done.exit_code == 0, done.output
+    assert "--patience chose the epoch on these people" in done.output
+    assert "each person's temperature was fitted to the other" in done.output
+    assert "95 % interval of other people, 2" in done.output
 
 
 def test_overlap_is_by_data_set() -> None:

@@ -55,9 +55,10 @@ def evaluate(
 ) -> None:
     """Accuracy of a model on isolated gestures of people that it has not seen.
 
-    With its 95 % interval (Wilson), a table by class, the spread over subjects, the calibration
-    error, and the accuracy when only a part of the gesture was seen. A model that was trained on
-    anybody it would be evaluated on is refused.
+    With its 95 % intervals (Wilson's, and with whole people drawn anew), a table by class, the
+    spread over subjects, the calibration error, and the accuracy when only a part of the gesture
+    was seen. A model that has learnt from any gesture or person that it would be evaluated on is
+    refused.
     """
     chosen = model or named or "shrec17-14"
     if model and named and model != named:
@@ -73,8 +74,8 @@ def evaluate(
             f"evaluating needs {error.name}: pip install 'hgr-stream[train]'"
         ) from None
     try:
-        gestures = _gestures(dataset, root, labels, split)
-        found = _report(chosen, gestures, split, coarse)
+        gestures, whole = _gestures(dataset, root, labels, split)
+        found = _report(chosen, gestures, whole, split, coarse)
         told = {"model": chosen, "split": split}
         if out is not None:
             out.mkdir(parents=True, exist_ok=True)
@@ -92,25 +93,28 @@ def evaluate(
         click.echo(f"wrote {out / 'report.json'} and {out / 'confusion.png'}", err=True)
 
 
-def _gestures(dataset: str, root: Path, labels: Path | None, split: str) -> Gestures:
+def _gestures(
+    dataset: str, root: Path, labels: Path | None, split: str
+) -> tuple[Gestures, Gestures]:
+    """Those to judge, and all that were read."""
     from ..datasets.gestures import read_split
 
     lists: dict[str, Literal["train", "test"]] = {"test": "test", "train": "train"}
     official = lists.get(split) if dataset == "shrec17" else None
     if split in lists and official is None:
         raise click.UsageError(f"--split {split} is of shrec17; name a split file, or all")
-    gestures = load_gestures(dataset, root, None, labels, 30.0, official)
+    whole = gestures = load_gestures(dataset, root, None, labels, 30.0, official)
     if official is None and split not in {"all", "held-out"}:
         if not Path(split).is_file():
             raise click.UsageError(f"--split {split}: not test, train, all, held-out, nor a file")
         tested = read_split(split, gestures)["test"]
         if not len(tested):
             raise click.ClickException(f"{split}: names nothing to test on")
-        gestures = gestures.take(tested)
-    return gestures
+        gestures = whole.take(tested)
+    return gestures, whole
 
 
-def _report(chosen: str, gestures: Gestures, split: str, coarse: bool) -> Report:
+def _report(chosen: str, gestures: Gestures, whole: Gestures, split: str, coarse: bool) -> Report:
     """Of a model file, of a run, or of the folds in a folder, each on those it held out."""
     from rich.console import Console
     from rich.progress import Progress
@@ -133,7 +137,7 @@ def _report(chosen: str, gestures: Gestures, split: str, coarse: bool) -> Report
         models.append((model, settings["held_out"] if split == "held-out" else None))
     if not runs:
         models.append((ev.Model(chosen), None))
-    parts = []
+    parts: list[tuple[Gestures, Any]] = []
     with Progress(console=Console(stderr=True, markup=False), transient=True) as bar:
         for model, people in models:
             own = ev.align(model.labels, gestures)
@@ -141,11 +145,37 @@ def _report(chosen: str, gestures: Gestures, split: str, coarse: bool) -> Report
                 own = own.take([i for i, s in enumerate(own.subjects) if s in people])
                 if not len(own):
                     raise click.ClickException(f"{chosen}: held nobody out who is in the data")
-            ev.refuse_overlap(model.bundle.metadata.training, own)
+            ev.refuse_overlap(model.bundle.metadata.training, own, whole)
             task = bar.add_task("gestures", total=1.0)
             found = ev.scores(model, own, watch=lambda s, t=task: bar.update(t, completed=s))  # type: ignore[misc]
             parts.append((own, found))
-    return ev.pooled(parts, seeds)
+    notes: list[str] = []
+    if split == "held-out":
+        parts, notes = _not_fitted_to_them(parts, [model for model, _ in models])
+    report = ev.pooled(parts, seeds)
+    report.notes.extend(notes)
+    return report
+
+
+def _not_fitted_to_them(
+    parts: list[tuple[Gestures, Any]], models: list[Any]
+) -> tuple[list[tuple[Gestures, Any]], list[str]]:
+    """The held-out's scores with temperatures that were not fitted to them, and what to know of
+    them: a run's own was, and with patience its epoch was chosen on them."""
+    from ..training.evaluate import calibrated_apart
+
+    notes: list[str] = []
+    recipes = [model.bundle.metadata.training["recipe"] for model in models]
+    if any(recipe["patience"] for recipe in recipes):
+        notes.append("--patience chose the epoch on these people: the accuracy flatters")
+    if all(recipe["temperature"] for recipe in recipes):
+        return parts, notes
+    if len({s for g, _ in parts for s in g.subjects}) < 2:
+        notes.append("the temperature was fitted to this very person: the calibration flatters")
+        return parts, notes
+    found = calibrated_apart(parts, [model.bundle.metadata.temperature for model in models])
+    notes.append("calibration: each person's temperature was fitted to the other people")
+    return [(g, p) for (g, _), p in zip(parts, found, strict=True)], notes
 
 
 def _of_run(run: Path, coarse: bool) -> tuple[Any, dict[str, Any]]:
@@ -171,6 +201,13 @@ def _show(chosen: str, found: Report) -> None:
         f"(95 % interval {100 * found.low:.1f} to {100 * found.high:.1f})",
         highlight=False,
     )
+    if found.by_people:
+        low, high = found.by_people
+        console.print(
+            f"95 % interval of other people, {len(found.per_subject)} having been judged: "
+            f"{100 * low:.1f} to {100 * high:.1f}",
+            highlight=False,
+        )
     if found.by_seed:
         each = ", ".join(f"{100 * a:.2f}" for a in found.by_seed.values())
         console.print(f"mean of {len(found.by_seed)} seeds: {each} "
@@ -185,6 +222,8 @@ def _show(chosen: str, found: Report) -> None:
     console.print(f"by subject: {people} (deviation {100 * found.subject_spread:.1f})")
     console.print(f"by share of the gesture seen: {seen}")
     console.print(f"calibration error: {found.calibration_error:.3f}")
+    for note in found.notes:
+        console.print(f"note: {note}", highlight=False)
 
 
 @click.command(

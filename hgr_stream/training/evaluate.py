@@ -17,12 +17,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ..datasets.base import DatasetError
 from ..datasets.gestures import Gestures
 from ..recognition import bundle
 from ..recognition.bundle import Bundle, ModelError
 from ..skeleton import Float32
 from .distort import resampled
-from .intervals import wilson
+from .intervals import by_recording, wilson
+from .isolated_outputs import calibrated
+from .learnt import among, fingerprints, same_people, unpacked
 from .metrics import calibration_error
 
 FRACTIONS: Final = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
@@ -87,7 +90,8 @@ class Report:
     accuracy: float
     low: float  #: Wilson's 95 % interval
     high: float
-    per_class: dict[str, dict[str, float]]  #: precision, recall, f1, gestures
+    by_people: list[float]  #: the same when people are drawn anew; empty for a single one
+    per_class: dict[str, dict[str, float]]  #: precision, recall, f1, gestures; of those there
     confusion: list[list[int]]
     labels: list[str]
     per_subject: dict[str, float]
@@ -97,6 +101,7 @@ class Report:
     mistakes: list[dict[str, Any]]
     by_seed: dict[str, float] = field(default_factory=dict)  #: accuracy of each training's seed
     seed_spread: float = 0.0  #: their standard deviation
+    notes: list[str] = field(default_factory=list)  #: what to know of the figures
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, for JSON."""
@@ -104,30 +109,46 @@ class Report:
 
 
 def align(labels: Sequence[str], gestures: Gestures) -> Gestures:
-    """The gestures labelled in a model's own order, by their classes or their coarse ones.
-
-    Raises ModelError when the model's classes are neither.
+    """The gestures labelled in a model's own order, by their classes or their coarse ones, which
+    may be some of the model's. Raises ModelError when there is one that the model does not know.
     """
     for known in (gestures, gestures.of_coarse() if gestures.coarse_of else gestures):
-        if set(known.classes) == set(labels):
+        if set(known.classes) <= set(labels):
             order = np.array([list(labels).index(c) for c in known.classes], dtype=np.int64)
             return replace(
                 known, labels=order[known.labels], classes=list(labels), coarse_of=(),
                 coarse_classes=[],
             )  # fmt: skip
-    strange = sorted(set(labels) - set(gestures.classes) - set(gestures.coarse_classes))
-    which = f"knows {strange[0]!r}, the data does not" if strange else "knows fewer than the data"
-    raise ModelError(f"the model's {len(labels)} classes are not the data's: it {which}")
+    strange = sorted(set(gestures.classes) - set(labels))
+    raise ModelError(
+        f"the model's {len(labels)} classes are not the data's: it does not know {strange[0]!r}"
+    )
 
 
-def refuse_overlap(training: dict[str, Any], gestures: Gestures) -> None:
-    """Raise OverlapError if somebody in ``gestures`` is among the model's training subjects.
+def refuse_overlap(
+    training: dict[str, Any], gestures: Gestures, whole: Gestures | None = None
+) -> None:
+    """Raise OverlapError if the model has learnt from one of ``gestures``, or from somebody in
+    them.
 
-    A model that does not tell whom it was trained on is refused for its own data set, too.
+    Takes are known again by what they hold. Subjects are compared where a name means the same
+    person: in the same official data set, and where takes of ``whole`` [gestures], of which the
+    gestures are a part, were learnt. A model that does not tell its takes is known by the name of
+    its data set, and refused for it if it does not tell its subjects either.
     """
-    if training.get("data") != gestures.data:
-        return
+    known = unpacked(training)
+    if known is None:
+        same = training.get("data") == gestures.data
+    else:
+        learnt = int(among(fingerprints(gestures), known).sum())
+        if learnt:
+            raise OverlapError(
+                f"trained on {learnt} of the {len(gestures)} gestures it would be evaluated on"
+            )
+        same = same_people(str(training.get("data", "")), whole or gestures, known)
     told = training.get("subjects")
+    if not same:
+        return
     if told is None:
         raise OverlapError(f"the model was trained on {gestures.data} and does not tell on whom")
     both = sorted(set(told) & set(gestures.subjects), key=lambda s: (len(s), s))
@@ -178,6 +199,8 @@ def report(
     np.add.at(confusion, (labels, found), 1)
     per_class = {}
     for c, name in enumerate(names):
+        if not (labels == c).any():
+            continue
         hits, told, true = confusion[c, c], confusion[:, c].sum(), confusion[c].sum()
         per_class[name] = {
             "precision": float(hits / told) if told else 0.0,
@@ -191,11 +214,14 @@ def report(
         for s in sorted(set(gestures.subjects), key=lambda s: (len(s), s))
     }
     low, high = wilson(int(right.sum()), len(labels))
+    absent = [name for name in names if name not in per_class]
+    notes = [f"not in the data: {', '.join(absent)}"] if absent else []
     return Report(
         len(labels),
         float(right.mean()),
         low,
         high,
+        _by_people(people, right),
         per_class,
         confusion.tolist(),
         list(names),
@@ -216,7 +242,43 @@ def report(
             }
             for i in np.flatnonzero(~right)
         ],
+        notes=notes,
     )
+
+
+def _by_people(people: NDArray[np.str_], right: NDArray[np.bool_]) -> list[float]:
+    """The accuracy's 95 % interval, whole people drawn: one's gestures resemble each other."""
+    names, index = np.unique(people, return_inverse=True)
+    n, hits = np.bincount(index), np.bincount(index, weights=right)
+    limits = by_recording(len(names), lambda of: {"accuracy": float(hits[of].sum() / n[of].sum())})
+    return list(limits.get("accuracy", ()))
+
+
+def calibrated_apart(
+    parts: Sequence[tuple[Gestures, NDArray[np.float64]]], temperatures: Sequence[float]
+) -> list[NDArray[np.float64]]:
+    """Scores (N, F, C) as they are with temperatures that were not fitted to whom they are of: each
+    person's by one that fits everybody else's whole gestures in all parts.
+
+    temperatures: with which each part's scores were made. Raises DatasetError for a single person.
+    """
+    raw = [t * np.log(np.maximum(p, 1e-300)) for (_, p), t in zip(parts, temperatures, strict=True)]
+    whole = torch.from_numpy(np.concatenate([r[:, -1] for r in raw]))
+    labels = torch.from_numpy(np.concatenate([g.labels for g, _ in parts]))
+    people = np.array([s for g, _ in parts for s in g.subjects])
+    names = np.unique(people)
+    if len(names) < 2:
+        raise DatasetError("one person alone: a temperature would be fitted to nobody")
+    apart = {}
+    for name in names:
+        others = torch.from_numpy(people != name)
+        apart[str(name)] = calibrated(whole[others], labels[others])
+    out = []
+    for (g, _), r in zip(parts, raw, strict=True):
+        scaled = r / np.array([apart[s] for s in g.subjects])[:, None, None]
+        soft = np.exp(scaled - scaled.max(2, keepdims=True))
+        out.append(soft / soft.sum(2, keepdims=True))
+    return out
 
 
 def pooled(
