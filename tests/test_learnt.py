@@ -77,6 +77,7 @@ def test_a_take_is_known_rounded_and_nothing_else_is(gestures: Gestures, written
 
 
 def test_shrec17_is_known_with_and_without_its_shear(shared_data: Path, tmp_path: Path) -> None:
+    """By the shipped models as well."""
     import tarfile
 
     with tarfile.open(shared_data / "shrec17_train.tar.xz") as archive:
@@ -96,6 +97,9 @@ def test_shrec17_is_known_with_and_without_its_shear(shared_data: Path, tmp_path
     assert among(fingerprints(copies), prints).all()
     for i in range(len(prints)):
         assert not among(prints[i : i + 1], np.delete(prints, i, 0)).any()
+    for name in ("shrec17-14", "shrec17-28"):
+        with pytest.raises(OverlapError, match="trained on 12 of the 12 gestures"):
+            refuse_overlap(bundle.read_metadata(name).training, copies)
 
 
 def test_flat_hands_and_other_channels_are_told_apart(gestures: Gestures) -> None:
