@@ -296,6 +296,22 @@ def test_the_command_goes_on_with_what_it_was_told(data: Path, tmp_path: Path) -
         assert fault in other.output
 
 
+def test_a_split_file_says_who_is_learnt(data: Path, tmp_path: Path) -> None:
+    split = tmp_path / "split.csv"
+    split.write_text("what,part\n0,train\n2,train\n3,test\n")
+    told = ["--dataset", "recordings", "--root", str(data), "--epochs", "1", "--device", "cpu"]
+    told += ["--out", str(tmp_path / "r"), "--split", str(split)]
+    done = CliRunner().invoke(train_isolated_command, told)
+    assert done.exit_code == 0, done.output
+    settings = read_run(tmp_path / "r")
+    assert (settings["subjects"], settings["held_out"]) == (["0", "2"], ["3"])
+    assert settings["gestures"] == 54
+    split.write_text("0,train\n1,train\ntake60.npy,train\ntake70.npy,test\n")
+    done = CliRunner().invoke(train_isolated_command, told)
+    assert done.exit_code == 1
+    assert "subject '3' is in both parts" in done.output
+
+
 def test_stopped_before_there_is_anything_to_go_on_with(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

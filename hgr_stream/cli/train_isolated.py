@@ -51,6 +51,25 @@ def official_part(dataset: str, root: Path) -> Literal["train"] | None:
     return "train" if listed else None
 
 
+def divided(gestures: Gestures, split: Path) -> tuple[Gestures, list[str]]:
+    """The gestures that a split file names, and the people of its part test; raises
+    click.ClickException, for people who are in both parts as well."""
+    from ..datasets.base import DatasetError
+    from ..datasets.gestures import read_split
+
+    try:
+        parts = read_split(split, gestures)
+    except (DatasetError, OSError) as error:
+        raise click.ClickException(str(error)) from None
+    train, test = ({gestures.subjects[i] for i in parts[part]} for part in ("train", "test"))
+    if both := sorted(train & test):
+        raise click.ClickException(
+            f"{split}: subject {both[0]!r} is in both parts; a person is learnt or held out whole"
+        )
+    named = sorted(i for part in parts.values() for i in part.tolist())
+    return gestures.take(named), sorted(test, key=lambda s: (len(s), s))
+
+
 def load_others(named: tuple[str, ...]) -> list[Gestures]:
     """Data sets as ``shrec21=DIR`` that are learnt beside; raises click.ClickException."""
     from ..datasets.base import DatasetError
@@ -97,7 +116,7 @@ def chosen_recipe(
 
 #: What says nothing of the run itself; the second may be given anew when it is resumed.
 _APART: Final = frozenset({"device", "threads", "resume", "out", "as_json"})
-_PLACES: Final = frozenset({"root", "labels", "also"})
+_PLACES: Final = frozenset({"root", "labels", "also", "split"})
 
 
 def options_of(context: click.Context) -> dict[str, Any]:
@@ -215,6 +234,9 @@ Then: hgr evaluate runs/s17 ..., hgr export runs/s17 -o mine.pt, tensorboard --l
               help="Learn the gestures played backwards beside.")  # fmt: skip
 @click.option("--held-out-subjects", callback=subjects, metavar="A,B,...",
               help="Validate on these and never train on them.")  # fmt: skip
+@click.option("--split", type=click.Path(exists=True, dir_okay=False, path_type=Path),
+              metavar="FILE", help="CSV of lines 'what,part', as hgr evaluate reads it: learn "
+              "the part train, validate on the people of the part test.")  # fmt: skip
 @click.option("--folds", metavar="N|all", callback=checked_folds,
               help="A run for each of so many groups of subjects; all: leave one out.")  # fmt: skip
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ...")
@@ -250,6 +272,7 @@ def train_isolated_command(
     beside: int | None,
     backwards: bool | None,
     held_out_subjects: list[str],
+    split: Path | None,
     folds: str | None,
     device: str,
     threads: int,
@@ -268,11 +291,15 @@ def train_isolated_command(
         raise click.UsageError("name the run's folder with --out")
     if resume is not None and out is not None and resume.resolve() != out.resolve():
         raise click.UsageError(f"--resume {resume} goes on in that folder; leave --out away")
-    if folds and held_out_subjects:
-        raise click.UsageError("--folds holds out every subject once; leave --held-out-subjects")
+    if folds and (held_out_subjects or split):
+        raise click.UsageError(
+            "--folds holds out every subject once; leave --held-out-subjects and --split"
+        )
+    if split and held_out_subjects:
+        raise click.UsageError("--split and --held-out-subjects: name one of them")
     if seeds and seed is not None:
         raise click.UsageError("--seed and --seeds: name one of them")
-    if patience and not (held_out_subjects or folds):
+    if patience and not (held_out_subjects or split or folds):
         raise click.UsageError("--patience needs --held-out-subjects to be judged on")
     try:
         import torch
@@ -292,6 +319,8 @@ def train_isolated_command(
     )  # fmt: skip
     for note in gestures.notes[:5]:
         click.echo(note, err=True)
+    if split is not None:
+        gestures, held_out_subjects = divided(gestures, split)
     settings = chosen_recipe(
         model, recipe, augment, teachers,
         epochs=epochs, minutes=minutes, patience=patience, seed=seed, width=width,
