@@ -383,6 +383,8 @@ def test_dhg_and_parts_of_shrec17_need_no_list(tmp_path: Path, name: str) -> Non
         ("7 2 3 4 7 14", "not 'G F S E"),
         ("7 2 3 4 15 30 4", "labels 15 and 30"),
         ("7 2 3 5 7 14 4", "is missing"),
+        ("7 2 3 4 3 28 4", "labels 3 and 28 are not of gesture 7 with finger 2"),
+        ("7 2 3 4 7 14 4", "lists the sequence of line 1 again"),
     ],
 )
 def test_a_shrec17_list_that_does_not_fit(tmp_path: Path, line: str, fault: str) -> None:

@@ -122,6 +122,7 @@ def _trim(path: Path, sequences: dict[Path, Shrec17Sequence]) -> None:
 
 def _from_list(path: Path, unshear: bool) -> list[Shrec17Sequence]:
     sequences = []
+    lines: dict[tuple[int, ...], int] = {}
     for i, line in enumerate(read_text(path).splitlines()):
         if not line.strip():
             continue
@@ -131,6 +132,14 @@ def _from_list(path: Path, unshear: bool) -> list[Shrec17Sequence]:
         g, f, s, e, label14, label28, n_frames = map(int, fields)
         if not (1 <= label14 <= 14 and 1 <= label28 <= 28):
             raise DatasetError(f"{path} line {i + 1}: labels {label14} and {label28}")
+        if (label14, label28) != (g, 2 * (g - 1) + f):
+            raise DatasetError(
+                f"{path} line {i + 1}: labels {label14} and {label28} are not of gesture {g} with "
+                f"finger {f}"
+            )
+        before = lines.setdefault((g, f, s, e), i + 1)
+        if before != i + 1:
+            raise DatasetError(f"{path} line {i + 1}: lists the sequence of line {before} again")
         folder = path.parent / f"gesture_{g}/finger_{f}/subject_{s}/essai_{e}"
         file = next((folder / n for n in FILE_NAMES if (folder / n).exists()), None)
         if file is None:
