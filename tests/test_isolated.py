@@ -28,7 +28,7 @@ from hgr_stream.messages import Frame, Hand, encode, joint_bytes
 from hgr_stream.recognition.bundle import read_metadata, resolve, shipped
 from hgr_stream.recognition.options import mirror_pairs
 from hgr_stream.recording import Writer
-from hgr_stream.skeleton import PARENTS, Float32, bone_lengths, mirrored, with_palm
+from hgr_stream.skeleton import PARENTS, Float32, Side, bone_lengths, mirrored, with_palm
 from hgr_stream.training.batches import Batches, predict
 from hgr_stream.training.beside import moved_to
 from hgr_stream.training.distort import Distortion, Packed, another_hand, draw, resampled
@@ -133,6 +133,18 @@ def test_own_recordings(gestures: Gestures, tmp_path: Path, kind: str) -> None:
         assert np.abs(mine - theirs).max() < 2e-6
 
 
+def write_mcap(path: Path, joints: Float32, rate_hz: float, side: Side = "right") -> None:
+    """Frames (T, 22, 3) of one hand of the stream."""
+    hands = mirrored(joints) if side == "left" else joints
+    with Writer(path) as writer:
+        for k, frame in enumerate(hands):
+            now_ns = round(k * 1e9 / rate_hz)
+            stamps = (now_ns,) * 5
+            hand = Hand(1, side, joint_bytes(frame))
+            message = Frame("test", "b", k, *stamps, index=k, hands=[hand])
+            writer.write("frame/test", encode(message), now_ns, now_ns)
+
+
 def test_own_mcap_recordings(gestures: Gestures, tmp_path: Path) -> None:
     """The hand that is seen most is taken, and a left one is mirrored."""
     joints = gestures.joints(0)
@@ -141,23 +153,76 @@ def test_own_mcap_recordings(gestures: Gestures, tmp_path: Path) -> None:
             hands = [Hand(1, "left", joint_bytes(mirrored(frame)))]
             if k < 5:
                 hands.append(Hand(2, "right", joint_bytes(frame + 1)))
-            now_ns = k * 33_000_000
+            now_ns = k * 40_000_000
             stamps = (now_ns,) * 5
             message = Frame("test", "b", k, *stamps, index=k, hands=hands)
             writer.write("frame/test", encode(message), now_ns, now_ns)
     (tmp_path / "labels.csv").write_text("one.mcap,push\n")
-    loaded = load_recordings(tmp_path)
+    loaded = load_recordings(tmp_path, rate_hz=25.0)
     assert np.array_equal(loaded.joints(0), joints)
+
+
+@pytest.mark.parametrize("recorded_hz", [30.0, 60.0, 120.0])
+def test_mcap_recordings_are_brought_to_the_rate(tmp_path: Path, recorded_hz: float) -> None:
+    """A second of a hand moving evenly is the same 31 frames, however often it was looked at."""
+    t = np.arange(round(recorded_hz) + 1)[:, None, None] / recorded_hz
+    write_mcap(tmp_path / "a.mcap", (a_hand() + t * [0.3, 0, 0]).astype(np.float32), recorded_hz)
+    (tmp_path / "labels.csv").write_text("a.mcap,push\n")
+    loaded = load_recordings(tmp_path)
+    assert loaded.lengths.tolist() == [31]
+    assert loaded.joints(0)[:, 0, 0] == pytest.approx(0.01 * np.arange(31), abs=1e-6)
+    assert load_recordings(tmp_path, rate_hz=60.0).lengths.tolist() == [61]
+
+
+def test_of_a_lost_hand_the_longest_stretch_is_taken(tmp_path: Path) -> None:
+    """No line is drawn over a gap at which the stream loses it, nor over a clock set anew."""
+    with Writer(tmp_path / "a.mcap") as writer:
+        for k in range(60):
+            now_ns = k * 50_000_000 + (k >= 20) * 10**18
+            hand = Hand(1, "right", joint_bytes(a_hand() + np.float32(0.001 * k)))
+            message = Frame("test", "b", k, *(now_ns,) * 5, index=k, hands=[hand, hand])
+            writer.write("frame/test", encode(message), now_ns, now_ns)
+    (tmp_path / "labels.csv").write_text("a.mcap,push\n")
+    loaded = load_recordings(tmp_path, rate_hz=20.0)
+    assert loaded.lengths.tolist() == [40]
+    assert loaded.joints(0)[0] == pytest.approx(a_hand() + 0.02, abs=1e-6)
+
+
+def test_a_left_hands_directions_are_exchanged(tmp_path: Path) -> None:
+    """Mirrored, a left hand that swipes to the left is a right hand that swipes to the right."""
+    labels = ["SWIPE_LEFT", "SWIPE_RIGHT", "TURN_CW", "TURN_CCW", "TAP"]
+    lines = []
+    for side in ("left", "right"):
+        for label in labels:
+            write_mcap(tmp_path / f"{side}-{label}.mcap", np.tile(a_hand(), (9, 1, 1)), 30.0, side)
+            lines.append(f"{side}-{label}.mcap,{label}")
+    (tmp_path / "labels.csv").write_text("\n".join(lines))
+    loaded = load_recordings(tmp_path)
+    given = [loaded.classes[k] for k in loaded.labels]
+    assert given[:5] == ["SWIPE_RIGHT", "SWIPE_LEFT", "TURN_CCW", "TURN_CW", "TAP"]
+    assert given[5:] == labels
+
+
+def test_recordings_that_the_labels_do_not_name_are_told(tmp_path: Path) -> None:
+    for name in ("a.npy", "b.npy", "c.npy"):
+        np.save(tmp_path / name, np.tile(a_hand(), (9, 1, 1)))
+    (tmp_path / "notes.csv").write_text("mine\n")
+    (tmp_path / "labels.csv").write_text("a.npy,push\n")
+    [note] = load_recordings(tmp_path).notes
+    assert note == f"2 other recordings in {tmp_path} are not in labels.csv: left out"
 
 
 def test_other_joints_are_mapped_or_kept(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    for joints, dims, canonical in ((21, 3, True), (26, 3, True), (17, 3, False), (21, 2, False)):
-        np.save(tmp_path / "a.npy", rng.normal(0, 0.1, (9, joints, dims)))
+    hands = {(20, 3), (21, 3), (22, 3), (26, 3), (60,), (63,), (66,), (78,)}
+    others = {(17, 3), (21, 2), (17, 2), (7, 3), (30, 2), (33, 2), (39, 2), (42,)}
+    for shape in hands | others:
+        np.save(tmp_path / "a.npy", rng.normal(0, 0.1, (9, *shape)))
         (tmp_path / "labels.csv").write_text("a.npy,push\n")
         loaded = load_recordings(tmp_path)
-        assert loaded.canonical is canonical
-        assert loaded.channels == (66 if canonical else joints * dims)
+        assert loaded.canonical is (shape in hands)
+        assert loaded.channels == (66 if shape in hands else np.prod(shape))
+        assert any("not exported" in note for note in loaded.notes) is (shape in others)
 
 
 @pytest.mark.parametrize(
@@ -165,6 +230,12 @@ def test_other_joints_are_mapped_or_kept(tmp_path: Path) -> None:
     [
         ("a.npy", np.full((9, 66), np.nan, np.float32), "a.npy: NaN or infinity in frame 0"),
         ("a.npy", np.zeros((1, 66), np.float32), "a.npy: 1 frames, wants 2"),
+        ("a.npy", np.zeros((0, 66), np.float32), r"a.npy: shape \(0, 66\) is not"),
+        ("a.npy", np.zeros((0, 22, 3), np.float32), r"a.npy: shape \(0, 22, 3\) is not"),
+        ("a.npy", np.full((9, 66), 1e30, np.float32), r"a.npy: 1e\+30 in frame 0 is beyond any"),
+        ("a.npy", np.full((9, 66), 2000.0), "a.npy: 2e.03 in frame 0 is beyond any hand; are its"),
+        ("a.npy", np.full((9, 42), 1e30), "a.npy: 1e.30 in frame 0 is beyond any hand$"),
+        ("a.npy", np.full((9, 66), 1e300), "a.npy: NaN or infinity in frame 0"),
         ("a.npy", np.zeros(66, np.float32), r"a.npy: shape \(66,\) is not"),
         ("a.npy", np.array(["x"]), "a.npy: holds <U1, not numbers"),
         ("a.npy", b"no array", "a.npy: not a NumPy file"),
@@ -273,6 +344,15 @@ def test_shrec17_as_arrays(shared_data: Path, tmp_path: Path) -> None:
     assert coarse.labels.tolist() == fine.coarse_labels.tolist()
     spread = [np.std(bone_lengths(g.joints(0)), 0).mean() for g in (fine, coarse)]
     assert spread[0] < spread[1]
+    for classes in (7, "14"):
+        with pytest.raises(ValueError, match="has 14 or 28 classes, not "):
+            load_shrec17(tmp_path, classes)  # type: ignore[arg-type]
+
+
+def test_a_root_may_begin_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    dhg(tmp_path / "DHG")
+    assert len(load_shrec17("~/DHG")) == 3
 
 
 def dhg(root: Path, frames: int = 30) -> Path:

@@ -12,18 +12,23 @@ import io
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..config import Segmentation
+from ..recognition.options import mirror_pairs
 from ..recording import Reader, RecordingError
+from ..segmentation import MAX_COORDINATE_M
 from ..skeleton import (
     MEDIAPIPE_21,
     N_JOINTS,
     OPENXR_26,
     Float32,
+    Side,
     from_layout,
     from_shrec21,
     mirrored,
@@ -39,6 +44,14 @@ RECORDINGS: Final = (".mcap", ".npy", ".npz", ".csv")
 MIN_FRAMES: Final = 2
 MIN_CUT: Final = 6  # frames of a gesture cut out of a continuous recording
 GLITCH_M: Final = 1.5  # a hand that far from where it mostly is was never there
+MAX_CHANNEL: Final = 1e6  # of channels whose unit is not known: pixels and millimetres are less
+#: Why what is no hand cannot be exported, and what can be done.
+NO_STREAM: Final = (
+    "a model of them can be trained and evaluated but not exported, since a stream carries hands; "
+    "for a model file give 20, 21, 22 or 26 joints in 3 dimensions"
+)
+
+Classes = Literal[14, 28]
 
 
 @dataclass
@@ -134,6 +147,12 @@ class Gestures:
             finite = np.isfinite(sequence).all(axis=1)
             if not finite.all():
                 raise DatasetError(f"{name}: NaN or infinity in frame {int(np.argmin(finite))}")
+            far = np.abs(sequence).max(1)
+            if far.max() > (MAX_COORDINATE_M if self.canonical else MAX_CHANNEL):
+                raise DatasetError(
+                    f"{name}: {far.max():.3g} in frame {int(far.argmax())} is beyond any hand"
+                    + ("; are its joints in metres?" if self.canonical else "")
+                )
             if not 0 <= label < len(self.classes):
                 raise DatasetError(
                     f"{name}: label {label} is not one of the {len(self.classes)} classes (from 0)"
@@ -146,7 +165,7 @@ class Gestures:
 
 def load_shrec17(
     root: str | Path,
-    classes: Literal[14, 28] = 28,
+    classes: Classes = 28,
     *,
     unshear: bool = True,
     split: Literal["train", "test"] | None = None,
@@ -157,10 +176,13 @@ def load_shrec17(
     user) and joint order, 30 frames a second; ``.joints(i)`` the same as (T, 22, 3); ``.labels``
     (N,) int64 from 0 in the order of ``.classes``; ``.subjects`` N strings. With 28 classes
     ``.coarse_labels`` are the 14. ``unshear`` takes out the data set's shear, so that a live
-    RealSense hand matches; ``split`` keeps one official list. Of DHG's sequences only the gesture
-    is taken, as its trim list gives it. Raises DatasetError.
+    RealSense hand matches; joint 1 is the computed palm either way, some 6 mm from the file's.
+    ``split`` keeps one official list. Of DHG's sequences only the gesture is taken, as its trim
+    list gives it. Raises DatasetError, and ValueError for other ``classes``.
     """
-    sequences = load_shrec17_sequences(Path(root), unshear=unshear, split=split)
+    if classes not in get_args(Classes):
+        raise ValueError(f"SHREC'17 has 14 or 28 classes, not {classes!r}")
+    sequences = load_shrec17_sequences(Path(root).expanduser(), unshear=unshear, split=split)
     unknown = next((s.name for s in sequences if not s.label28), None)
     if unknown is not None:
         raise DatasetError(f"{unknown}: neither a list nor its path tells its label")
@@ -195,7 +217,7 @@ def load_continuous(
     performed them. Gestures of which less than MIN_CUT frames are left are noted and left out.
     Raises DatasetError.
     """
-    loaded = (load_shrec21 if name == "shrec21" else load_shrec22)(Path(root))
+    loaded = (load_shrec21 if name == "shrec21" else load_shrec22)(Path(root).expanduser())
     classes = sorted({s.label for q in loaded for s in q.segments})
     sequences: list[Float32] = []
     labels, names, notes = [], [], []
@@ -203,10 +225,8 @@ def load_continuous(
         joints = mirrored(q.joints) if q.side == "left" else q.joints
         time_s = (q.time_ns - q.time_ns[0]) / 1e9
         for segment in q.segments:
-            begin_s, end_s = time_s[segment.start], time_s[segment.end]
-            at_s = begin_s + np.arange(int((end_s - begin_s) * rate_hz + 1e-6) + 1) / rate_hz
-            flat = joints.reshape(len(joints), -1)
-            cut = np.stack([np.interp(at_s, time_s, c) for c in flat.T], 1).astype(np.float32)
+            part = slice(segment.start, segment.end + 1)
+            cut = _at_rate(joints[part].reshape(-1, 3 * N_JOINTS), time_s[part], rate_hz)
             what = f"{q.name}:{segment.start}-{segment.end}"
             far_m = float(np.abs(cut - np.median(cut, 0)).max())
             if len(cut) < MIN_CUT or far_m > GLITCH_M:
@@ -221,39 +241,54 @@ def load_continuous(
     ).check()
 
 
+def _at_rate(flat: Float32, time_s: NDArray[np.float64], rate_hz: float) -> Float32:
+    """(T, C) at ``time_s`` (T,) -> ``rate_hz`` frames a second from the first to the last, by
+    linear interpolation."""
+    at_s = time_s[0] + np.arange(int((time_s[-1] - time_s[0]) * rate_hz + 1e-6) + 1) / rate_hz
+    return np.stack([np.interp(at_s, time_s, c) for c in flat.T], 1).astype(np.float32)
+
+
 def load_recordings(
     folder: str | Path, labels: str | Path | None = None, rate_hz: float = 30.0
 ) -> Gestures:
     """A folder of the user's own recordings, one gesture a file: MCAP, .npy, .npz or CSV.
 
-    Arrays are (frames, channels), or (frames, joints, 2 or 3). ``labels``: a CSV of ``file,label``
-    or ``file,label,subject`` [``labels.csv`` in the folder]; a first line that names these columns
-    is skipped. 22 joints in 3 dimensions are taken as the canonical hand; 21 (MediaPipe), 26
-    (OpenXR) and 20 (SHREC'21) are mapped onto it; metres are expected. Anything else stays as it
-    is and can be trained on by the reference network. Raises DatasetError naming file and fault.
+    Arrays are (frames, channels), or (frames, joints, 2 or 3), and ``rate_hz`` frames a second.
+    MCAP has times, by which it is brought to that rate; of it the hand seen most is taken. A left
+    one is mirrored, and so is its label: LEFT is the right hand's RIGHT.
+
+    ``labels``: a CSV of ``file,label`` or ``file,label,subject`` [``labels.csv`` in the folder]; a
+    first line that names these columns is skipped. 22 joints in 3 dimensions are taken as the
+    canonical hand; 21 (MediaPipe), 26 (OpenXR) and 20 (SHREC'21) are mapped onto it; metres are
+    expected. Anything else stays as it is and can be trained on by the reference network. Raises
+    DatasetError naming file and fault.
     """
-    folder = Path(folder)
-    table = Path(labels) if labels is not None else folder / "labels.csv"
+    folder = Path(folder).expanduser()
+    table = Path(labels).expanduser() if labels is not None else folder / "labels.csv"
     rows = _labels(table)
-    classes = sorted({label for _, label, _ in rows})
-    sequences, notes = [], []
-    for name, _, _ in rows:
-        sequence = _recording(folder / name)
-        if sequence.ndim == 3:
-            sequence = sequence.reshape(len(sequence), -1)
-        if sequence.ndim != 2 or not len(sequence):
-            raise DatasetError(f"{name}: shape {sequence.shape} is not (frames, channels)")
-        sequences.append(np.ascontiguousarray(sequence, dtype=np.float32))
-    canonical = {_canonical(s) is not None for s in sequences} == {True}
-    if canonical:
-        sequences = [h.reshape(len(h), -1) for s in sequences if (h := _canonical(s)) is not None]
-        size_m = float(np.median([np.abs(s[:, 30:33] - s[:, 0:3]).max() for s in sequences]))
-        if not 0.02 < size_m < 0.5:
-            notes.append(f"hands are {size_m:.3g} from wrist to knuckle: not metres?")
-    return Gestures(
+    notes = []
+    if others := _not_named(folder, table, [name for name, _, _ in rows]):
+        notes.append(f"{others} other recordings in {folder} are not in {table.name}: left out")
+    mirror = mirror_pairs(sorted({label for _, label, _ in rows}))
+    recordings, given = [], []
+    for name, label, _ in rows:
+        recording, side = _recording(folder / name, rate_hz)
+        if recording.ndim not in {2, 3} or not recording.size:
+            raise DatasetError(
+                f"{name}: shape {recording.shape} is not (frames, channels), {MIN_FRAMES} frames "
+                "or more"
+            )
+        with np.errstate(over="ignore"):  # what is then infinite is refused below
+            recordings.append(recording.astype(np.float32))
+        given.append(mirror.get(label, label) if side == "left" else label)
+    hands = [h for r in recordings if (h := _canonical(r)) is not None]
+    canonical = len(hands) == len(recordings)
+    sequences = [r.reshape(len(r), -1) for r in (hands if canonical else recordings)]
+    classes = sorted(set(given))
+    gestures = Gestures(
         folder.name,
         sequences,
-        np.array([classes.index(label) for _, label, _ in rows], dtype=np.int64),
+        np.array([classes.index(label) for label in given], dtype=np.int64),
         classes,
         [subject for _, _, subject in rows],
         [name for name, _, _ in rows],
@@ -261,6 +296,21 @@ def load_recordings(
         canonical,
         notes=notes,
     ).check()
+    if canonical:
+        size_m = float(np.median([np.abs(s[:, 30:33] - s[:, 0:3]).max() for s in sequences]))
+        if not 0.02 < size_m < 0.5:
+            notes.append(f"hands are {size_m:.3g} from wrist to knuckle: not metres?")
+    else:
+        notes.append(f"{gestures.channels} channels are no hand: {NO_STREAM}")
+    return gestures
+
+
+def _not_named(folder: Path, table: Path, names: Sequence[str]) -> int:
+    """How many recordings lie beside those named, of the same kinds."""
+    named = {folder / name for name in names}
+    kinds = {path.suffix for path in named} & set(RECORDINGS)
+    beside = {p for f in {path.parent for path in named} if f.is_dir() for p in f.iterdir()}
+    return sum(p.suffix in kinds for p in beside - named - {table})
 
 
 def _labels(path: Path) -> list[tuple[str, str, str]]:
@@ -282,19 +332,21 @@ def _labels(path: Path) -> list[tuple[str, str, str]]:
     return rows
 
 
-def _recording(path: Path) -> NDArray:
+def _recording(path: Path, rate_hz: float) -> tuple[NDArray, Side]:
+    """Its frames, (T, ...) at ``rate_hz`` where it tells times, and the hand that they were of;
+    left ones are mirrored."""
     if path.suffix not in RECORDINGS:
         raise DatasetError(f"{path}: not one of {', '.join(RECORDINGS)}")
     if not path.is_file():
         raise DatasetError(f"{path}: no such file")
     if path.suffix == ".mcap":
-        return _mcap(path)
+        return _mcap(path, rate_hz)
     if path.suffix == ".csv":
-        return _csv(path)
+        return _csv(path), "unknown"
     loaded = load_array(path)
     if loaded.dtype.kind not in "fiu":
         raise DatasetError(f"{path}: holds {loaded.dtype}, not numbers")
-    return np.asarray(loaded)
+    return np.asarray(loaded), "unknown"
 
 
 def _csv(path: Path) -> NDArray:
@@ -307,35 +359,42 @@ def _csv(path: Path) -> NDArray:
     return table.values
 
 
-def _mcap(path: Path) -> Float32:
-    """The hand seen in most frames, as a right hand."""
-    hands: dict[tuple[str, str], list[Float32]] = {}
+def _mcap(path: Path, rate_hz: float) -> tuple[Float32, Side]:
+    """The hand seen in most frames, as a right hand: its longest stretch without a gap at which
+    the stream, too, would lose it."""
+    hands: dict[tuple[str, Side], list[tuple[int, Float32]]] = {}
     try:
         for frame in Reader(path).frames():
-            for hand in frame.hands:
-                hands.setdefault((frame.device, hand.side), []).append(hand.array())
+            for hand in {h.side: h for h in reversed(frame.hands)}.values():
+                seen = hands.setdefault((frame.device, hand.side), [])
+                if not seen or frame.time_ns > seen[-1][0]:
+                    seen.append((frame.time_ns, hand.array()))
     except RecordingError as error:
         raise DatasetError(str(error)) from None
     if not hands:
         raise DatasetError(f"{path}: no hand in it")
-    (_, side), joints = max(hands.items(), key=lambda item: len(item[1]))
-    stacked = np.stack(joints)
-    return (mirrored(stacked) if side == "left" else stacked).reshape(len(joints), -1)
+    (_, side), seen = max(hands.items(), key=lambda item: len(item[1]))
+    time_s = np.array([t - seen[0][0] for t, _ in seen]) / 1e9
+    lost = np.flatnonzero(np.diff(time_s) > Segmentation().max_gap_s) + 1
+    a, b = max(pairwise([0, *lost.tolist(), len(seen)]), key=lambda span: span[1] - span[0])
+    joints = np.stack([j for _, j in seen[a:b]])
+    right = mirrored(joints) if side == "left" else joints
+    return _at_rate(right.reshape(len(right), -1), time_s[a:b], rate_hz), side
 
 
-def _canonical(sequence: Float32) -> Float32 | None:
-    """(T, C) -> (T, 22, 3) if the channels are a hand known here, else None."""
-    points = sequence.reshape(len(sequence), -1, 3) if sequence.shape[1] % 3 == 0 else None
-    if points is None:
-        return None
-    match points.shape[1]:
-        case 22:
+def _canonical(recording: NDArray) -> Float32 | None:
+    """(T, 3 J) or (T, J, 3) -> (T, 22, 3) if these are the joints of a known hand, else None."""
+    points = recording
+    if recording.ndim == 2 and recording.shape[1] % 3 == 0:
+        points = recording.reshape(len(recording), -1, 3)
+    match points.shape[1:]:
+        case (22, 3):
             return points
-        case 21:
+        case (21, 3):
             return from_layout(points, MEDIAPIPE_21)
-        case 26:
+        case (26, 3):
             return from_layout(points, OPENXR_26)
-        case 20:
+        case (20, 3):
             return from_shrec21(points)
     return None
 
