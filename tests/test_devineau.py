@@ -19,7 +19,6 @@ from hgr_stream.recognition.devineau import (
     FastDevineau,
     export_devineau,
     resample_zoom,
-    script_devineau,
 )
 from hgr_stream.recognition.options import Metadata
 from tools.bench.devineau import ReleasedNet
@@ -187,7 +186,7 @@ def test_exported_file_gives_the_networks_scores(net: Devineau, tmp_path: Path, 
 def test_export_refuses_what_clashes(net: Devineau, tmp_path: Path) -> None:
     path = tmp_path / "m.pt"
     with pytest.raises(ModelError, match="12 channels"):
-        script_devineau(Devineau(16, 12, 3))
+        export_devineau(Devineau(16, 12, 3), metadata(16, classes=3), path)
     with pytest.raises(ModelError, match="windowed network, metadata says streaming"):
         export_devineau(net, Metadata(1, "d", "streaming", ["A"], 50.0, 1, 1), path)
     with pytest.raises(ModelError, match="output has shape"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import msgspec
@@ -15,7 +16,7 @@ from test_isolated import QUICK, takes, write_takes
 from hgr_stream.cli.evaluate import evaluate as evaluate_command
 from hgr_stream.cli.evaluate import export as export_command
 from hgr_stream.datasets.base import DatasetError
-from hgr_stream.datasets.gestures import load_recordings
+from hgr_stream.datasets.gestures import Gestures, load_recordings
 from hgr_stream.recognition.bundle import ModelError
 from hgr_stream.training import evaluate as ev
 from hgr_stream.training.evaluate import Model, OverlapError
@@ -23,7 +24,7 @@ from hgr_stream.training.intervals import wilson
 from hgr_stream.training.isolated import train_isolated
 from hgr_stream.training.isolated_folds import train_folds
 from hgr_stream.training.isolated_outputs import calibrated
-from hgr_stream.training.isolated_recipe import scaled
+from hgr_stream.training.isolated_recipe import MODERN, scaled
 from hgr_stream.training.runs import export_run
 
 
@@ -166,6 +167,59 @@ def test_export_errors(run: Path, tmp_path: Path) -> None:
         done = CliRunner().invoke(export_command, arguments)
         assert done.exit_code == 1, done.output
         assert fault in done.output
+
+
+@pytest.mark.parametrize(("joints", "dims"), [(21, 2), (17, 2), (7, 3)])
+def test_what_is_no_hand_is_judged_but_not_exported(
+    tmp_path: Path, data: Path, joints: int, dims: int
+) -> None:
+    folder = tmp_path / "takes"
+    folder.mkdir()
+    shutil.copy(data / "labels.csv", folder)
+    for file in data.glob("*.npy"):
+        np.save(folder / file.name, np.load(file).reshape(-1, 22, 3)[:, :joints, :dims])
+    gestures = load_recordings(folder)
+    run = tmp_path / "run"
+    recipe = scaled(MODERN, epochs=2, batch=24)
+    trained = train_isolated(gestures, recipe, run, held_out=["3"], device="cpu")
+    options = ["--dataset", "recordings", "--split", "held-out", "--json"]
+    done = CliRunner().invoke(evaluate_command, [str(run), "--root", str(folder), *options])
+    assert done.exit_code == 0, done.output
+    told = json.loads(done.stdout)
+    assert told["gestures"] == 18
+    assert told["accuracy"] == pytest.approx(trained.figures["accuracy/validation"])
+    assert len(told["by_fraction"]) == len(ev.FRACTIONS)
+    done = CliRunner().invoke(evaluate_command, [str(run), "--root", str(data), *options])
+    assert done.exit_code == 1
+    assert f": hands; the model was trained on {joints * dims} channels" in done.output
+    done = CliRunner().invoke(export_command, [str(run), "-o", str(tmp_path / "m.pt")])
+    assert done.exit_code == 1
+    assert f"{joints * dims} channels are no hand: " in done.output
+    assert "since a stream carries hands" in done.output
+    assert not (tmp_path / "m.pt").exists()
+
+
+def test_recordings_count_at_the_rate_of_the_training(
+    run: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fast = tmp_path / "fast"
+    shutil.copytree(run, fast)
+    settings = json.loads((fast / "run.json").read_text())
+    (fast / "run.json").write_text(json.dumps(settings | {"rate_hz": 60.0}))
+    export_run(fast, tmp_path / "fast.pt")
+    rates = []
+
+    def load(folder: Path, labels: Path | None, rate_hz: float) -> Gestures:
+        rates.append(rate_hz)
+        return load_recordings(folder, labels, rate_hz)
+
+    monkeypatch.setattr("hgr_stream.datasets.gestures.load_recordings", load)
+    (tmp_path / "split.csv").write_text("3,test\n")
+    options = ["--dataset", "recordings", "--root", str(data), "--split", f"{tmp_path}/split.csv"]
+    for model in (run, fast, tmp_path / "fast.pt"):
+        done = CliRunner().invoke(evaluate_command, [str(model), *options])
+        assert done.exit_code == 0, done.output
+    assert rates == [30.0, 60.0, 60.0]
 
 
 def test_classes_must_be_the_models() -> None:

@@ -55,10 +55,10 @@ def evaluate(
 ) -> None:
     """Accuracy of a model on isolated gestures of people that it has not seen.
 
-    With its 95 % intervals (Wilson's, and with whole people drawn anew), a table by class, the
-    spread over subjects, the calibration error, and the accuracy when only a part of the gesture
-    was seen. A model that has learnt from any gesture or person that it would be evaluated on is
-    refused.
+    Recordings without times count at the rate that the model was trained for. With its 95 %
+    intervals (Wilson's, and with whole people drawn anew), a table by class, the spread over
+    subjects, the calibration error, and the accuracy when only a part of the gesture was seen. A
+    model that has learnt from any gesture or person that it would be evaluated on is refused.
     """
     chosen = model or named or "shrec17-14"
     if model and named and model != named:
@@ -74,7 +74,7 @@ def evaluate(
             f"evaluating needs {error.name}: pip install 'hgr-stream[train]'"
         ) from None
     try:
-        gestures, whole = _gestures(dataset, root, labels, split)
+        gestures, whole = _gestures(dataset, root, labels, split, _rate_hz(chosen))
         found = _report(chosen, gestures, whole, split, coarse)
         told = {"model": chosen, "split": split}
         if out is not None:
@@ -93,8 +93,19 @@ def evaluate(
         click.echo(f"wrote {out / 'report.json'} and {out / 'confusion.png'}", err=True)
 
 
+def _rate_hz(chosen: str) -> float:
+    """Of the gestures that a model file or a folder of runs was trained on."""
+    from ..recognition.bundle import read_metadata
+    from ..training.runs import read_run, runs_in
+
+    if Path(chosen).is_dir():
+        return float(read_run(runs_in(chosen)[0])["rate_hz"])
+    metadata = read_metadata(chosen)
+    return float(metadata.training.get("rate_hz", metadata.rate_hz))
+
+
 def _gestures(
-    dataset: str, root: Path, labels: Path | None, split: str
+    dataset: str, root: Path, labels: Path | None, split: str, rate_hz: float
 ) -> tuple[Gestures, Gestures]:
     """Those to judge, and all that were read."""
     from ..datasets.gestures import read_split
@@ -103,7 +114,7 @@ def _gestures(
     official = lists.get(split) if dataset == "shrec17" else None
     if split in lists and official is None:
         raise click.UsageError(f"--split {split} is of shrec17; name a split file, or all")
-    whole = gestures = load_gestures(dataset, root, None, labels, 30.0, official)
+    whole = gestures = load_gestures(dataset, root, None, labels, rate_hz, official)
     if official is None and split not in {"all", "held-out"}:
         if not Path(split).is_file():
             raise click.UsageError(f"--split {split}: not test, train, all, held-out, nor a file")
@@ -179,16 +190,14 @@ def _not_fitted_to_them(
 
 
 def _of_run(run: Path, coarse: bool) -> tuple[Any, dict[str, Any]]:
-    """A run's network as the model file it would become."""
-    import tempfile
-
+    """A run's network as in the model file it would become, and the run's settings."""
+    from ..recognition.bundle import Bundle
     from ..training.evaluate import Model
-    from ..training.runs import export_run, read_run
+    from ..training.runs import model_of, read_run
 
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "run.pt"
-        export_run(run, path, coarse=coarse)
-        return Model(path), read_run(run)
+    module, metadata = model_of(run, name=run.name, coarse=coarse)
+    has_none = metadata.kind == "streaming"
+    return Model(Bundle(metadata, module, run, has_none=has_none)), read_run(run)
 
 
 def _show(chosen: str, found: Report) -> None:

@@ -409,7 +409,8 @@ class FastDevineau(nn.Module):
 
 
 class _OnJoints(nn.Module):
-    """The bundle's contract for windowed models: (B, size, 22, 3) -> (B, classes)."""
+    """The bundle's contract for windowed models: (B, size, 22, 3) -> (B, classes); of other
+    channels (B, size, C)."""
 
     def __init__(self, fast: FastDevineau) -> None:
         super().__init__()
@@ -442,10 +443,8 @@ def script_devineau(
 
     ``size`` frames (default: the network's duration) are zoomed inside to the duration.
     ``coarse_of`` tells each class's coarse one, of which log-probabilities (B, K) are given then.
-    Raises ModelError if the network does not take 22 joints in 3 dimensions.
+    Of a network of other channels it takes (B, size, C).
     """
-    if net.channels != CHANNELS:
-        raise ModelError(f"devineau: {net.channels} channels; canonical joints are {CHANNELS}")
     module: nn.Module = _OnJoints(FastDevineau(net, size, int8))
     if coarse_of:
         module = _Coarse(module, coarse_of)
@@ -465,4 +464,6 @@ def export_devineau(
     """
     if metadata.kind != "windowed":
         raise ModelError(f"{path}: devineau is a windowed network, metadata says {metadata.kind}")
+    if net.channels != CHANNELS:
+        raise ModelError(f"{path}: {net.channels} channels; canonical joints are {CHANNELS}")
     save(script_devineau(net, metadata.size, int8, coarse_of), metadata, path)

@@ -21,7 +21,7 @@ from ..datasets.base import DatasetError
 from ..datasets.gestures import Gestures
 from ..recognition import bundle
 from ..recognition.bundle import Bundle, ModelError
-from ..skeleton import Float32
+from ..skeleton import N_JOINTS, Float32
 from .distort import resampled
 from .intervals import by_recording, wilson
 from .isolated_outputs import calibrated
@@ -48,6 +48,9 @@ class Model:
         self.labels = self.bundle.metadata.labels
         recipe = self.bundle.metadata.training.get("recipe", {})
         self.cubic = not isinstance(recipe, dict) or bool(recipe.get("cubic", True))
+        training = self.bundle.metadata.training
+        self.canonical = training.get("canonical", True)
+        self.channels = training.get("channels", 3 * N_JOINTS)
 
     @torch.inference_mode()
     def over_time(self, joints: Float32, fractions: Sequence[float]) -> NDArray[np.float64]:
@@ -77,8 +80,8 @@ class Model:
             window = torch.from_numpy(resample_zoom(joints, size))
         else:
             frames = torch.from_numpy(np.ascontiguousarray(joints)).flatten(1)
-            window = resampled(frames, torch.tensor([len(frames)]), size).view(size, -1, 3)
-        logits: torch.Tensor = self.bundle.module(window.view(1, size, -1, 3))
+            window = resampled(frames, torch.tensor([len(frames)]), size)[0]
+        logits: torch.Tensor = self.bundle.module(window.view(1, size, *joints.shape[1:]))
         return logits[:, 1:] if self.bundle.has_none else logits
 
 
@@ -168,13 +171,22 @@ def scores(
 ) -> NDArray[np.float64]:
     """Probabilities (N, F, C) of every gesture after each fraction of it.
 
-    The gestures' classes must be the model's (see ``align``).
+    The gestures' classes must be the model's (see ``align``). Raises ModelError for other channels.
     """
+    if (gestures.canonical, gestures.channels) != (model.canonical, model.channels):
+        raise ModelError(
+            f"{gestures.data}: {_kind(gestures)}; the model was trained on {_kind(model)}"
+        )
     out = np.empty((len(gestures), len(fractions), len(gestures.classes)))
     for i in range(len(gestures)):
-        out[i] = model.over_time(gestures.joints(i), fractions)
+        given = gestures.joints(i) if gestures.canonical else gestures.sequences[i]
+        out[i] = model.over_time(given, fractions)
         watch((i + 1) / len(gestures))
     return out
+
+
+def _kind(of: Model | Gestures) -> str:
+    return "hands" if of.canonical else f"{of.channels} channels that are no hand"
 
 
 def evaluate(model: Model, gestures: Gestures) -> Report:

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from ..datasets.gestures import Gestures
+from ..datasets.gestures import NO_STREAM, Gestures
 from ..recognition import bundle, devineau, flagship, flagship_stream
 from ..recognition.options import FORMAT, Metadata, mirror_pairs
 from .isolated_recipe import Net, Recipe, TrainingError, build
@@ -170,9 +170,19 @@ def load_run(folder: str | Path) -> tuple[Net, dict[str, Any], dict[str, Any]]:
     return net.eval(), settings, scores
 
 
-def export_run(
+def export_run(folder: str | Path, output: str | Path, **more: Any) -> Metadata:
+    """Write a run's network as a model file; ``more`` is ``model_of``'s. Raises TrainingError or
+    ModelError."""
+    settings, output = read_run(folder), Path(output)
+    if not settings["canonical"]:
+        raise TrainingError(f"{folder}: {settings['channels']} channels are no hand: {NO_STREAM}")
+    module, metadata = model_of(folder, **more | {"name": more.get("name") or output.stem})
+    bundle.save(module, metadata, output)
+    return metadata
+
+
+def model_of(
     folder: str | Path,
-    output: str | Path,
     *,
     name: str = "",
     coarse: bool = False,
@@ -180,15 +190,14 @@ def export_run(
     scores: dict[str, Any] | None = None,
     int8: bool = False,
     command: str = "",
-) -> Metadata:
-    """Write a run's network as a model file; raises TrainingError or ModelError.
+) -> tuple[Any, Metadata]:
+    """A run's network scripted, and what it says of itself; raises TrainingError.
 
     coarse: give the coarse classes (SHREC'17: the 14). scores: what the file shall say of itself
     besides the run's own. temperature: 0 takes the run's. int8: the reference network's first
     layer in 8 bits.
     """
     net, settings, found = load_run(folder)
-    output = Path(output)
     recipe = recipe_of(settings)
     if coarse and not settings["coarse_classes"]:
         raise TrainingError(f"{folder}: its classes have no coarse ones")
@@ -197,7 +206,7 @@ def export_run(
     labels = settings["coarse_classes"] if coarse else settings["classes"]
     metadata = Metadata(
         format=FORMAT,
-        name=name or output.stem,
+        name=name,
         kind="streaming" if streaming else "windowed",
         labels=labels,
         mirror_labels=mirror_pairs(labels),
@@ -209,6 +218,9 @@ def export_run(
             "data": settings["data"],
             "also": settings.get("also", []),
             "gestures": settings["gestures"],
+            "channels": settings["channels"],
+            "canonical": settings["canonical"],
+            "rate_hz": settings["rate_hz"],
             "subjects": settings["subjects"],
             "held_out": settings["held_out"],
             **({"learnt": settings["learnt"]} if "learnt" in settings else {}),
@@ -225,11 +237,9 @@ def export_run(
     if isinstance(net, flagship.FlagshipNet):
         none = nn.Linear(net.pooled, 1)
         none.load_state_dict({k: torch.tensor(v) for k, v in found["none"].items()})
-        bundle.save(flagship_stream.export(net, none, coarse), metadata, output)
-    else:
-        coarse_of = settings["coarse_of"] if coarse else ()
-        devineau.export_devineau(net.net, metadata, output, int8, coarse_of)
-    return metadata
+        return flagship_stream.export(net, none, coarse), metadata
+    coarse_of = settings["coarse_of"] if coarse else ()
+    return devineau.script_devineau(net.net, size, int8, coarse_of), metadata
 
 
 def _own_scores(best: dict[str, float]) -> dict[str, float]:
