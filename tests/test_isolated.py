@@ -12,7 +12,7 @@ import torch
 from click.testing import CliRunner
 
 from hgr_stream.cli import cli
-from hgr_stream.cli.train_isolated import train_isolated_command
+from hgr_stream.cli.train_isolated import first_of, train_isolated_command
 from hgr_stream.datasets.base import DatasetError
 from hgr_stream.datasets.gestures import (
     Gestures,
@@ -741,6 +741,11 @@ def test_command(gestures: Gestures, tmp_path: Path) -> None:
         train_isolated_command, [*base, "--resume", str(out), "--held-out-subjects", "2"]
     )
     assert again.exit_code == 0, again.output
+
+
+def test_command_tells_how_many_more_notes_there_are() -> None:
+    assert first_of(["a"] * 5) == ["a"] * 5
+    assert first_of([*"abcdefg"]) == [*"abcde", "and 2 more"]
 
 
 def test_command_with_seeds_and_folds(gestures: Gestures, tmp_path: Path) -> None:

@@ -70,6 +70,12 @@ def divided(gestures: Gestures, split: Path) -> tuple[Gestures, list[str]]:
     return gestures.take(named), sorted(test, key=lambda s: (len(s), s))
 
 
+def first_of(notes: list[str], most: int = 5) -> list[str]:
+    """The first few notes, then how many more there are."""
+    more = len(notes) - most
+    return notes[:most] + ([f"and {more} more"] if more > 0 else [])
+
+
 def load_others(named: tuple[str, ...]) -> list[Gestures]:
     """Data sets as ``shrec21=DIR`` that are learnt beside; raises click.ClickException."""
     from ..datasets.base import DatasetError
@@ -317,7 +323,7 @@ def train_isolated_command(
         dataset, root, int(classes) if classes else None, labels, rate_hz,
         official_part(dataset, root),
     )  # fmt: skip
-    for note in gestures.notes[:5]:
+    for note in first_of(gestures.notes):
         click.echo(note, err=True)
     if split is not None:
         gestures, held_out_subjects = divided(gestures, split)
