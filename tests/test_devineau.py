@@ -21,6 +21,7 @@ from hgr_stream.recognition.devineau import (
     resample_zoom,
 )
 from hgr_stream.recognition.options import Metadata
+from hgr_stream.training.distort import resampled
 from tools.bench.devineau import ReleasedNet
 
 
@@ -179,6 +180,13 @@ def test_exported_file_gives_the_networks_scores(net: Devineau, tmp_path: Path, 
     loaded = bundle.load(exact)
     assert not loaded.has_none
     assert gap(loaded.module(joints), wanted) < 1e-5
+    # A whole segment is stretched linearly to the window.
+    assert loaded.has_verifier
+    every_second = torch.cat([joints[:1, 0:-1:2], joints[:1, -1:]], 1)
+    [linear] = resampled(every_second[0].flatten(1), torch.tensor([size // 2 + 1]), size)
+    said = loaded.module.verify(every_second)
+    assert gap(said[:, 1:], loaded.module(linear.view(1, size, 22, 3))) < 1e-5
+    assert float(said[0, 0]) < float(said[0, 1:].min()) - 100
     assert gap(bundle.load(small).module(joints), wanted) < 0.2 * float(wanted.std())
     assert small.stat().st_size < 0.3 * exact.stat().st_size
 

@@ -25,9 +25,10 @@ from hgr_stream.datasets.gestures import (
 )
 from hgr_stream.datasets.shrec17 import load_shrec17_sequences
 from hgr_stream.messages import Frame, Hand, encode, joint_bytes
+from hgr_stream.pipeline import Pipeline, run_recording
 from hgr_stream.recognition.bundle import read_metadata, resolve, shipped
 from hgr_stream.recognition.options import mirror_pairs
-from hgr_stream.recording import Writer
+from hgr_stream.recording import Reader, Writer
 from hgr_stream.skeleton import PARENTS, Float32, Side, bone_lengths, mirrored, with_palm
 from hgr_stream.training.batches import Batches, predict
 from hgr_stream.training.beside import moved_to
@@ -694,6 +695,42 @@ def test_reference_network(gestures: Gestures, tmp_path: Path, preset: Recipe) -
     model = Model(tmp_path / "coarse.pt")
     model.bundle.metadata.temperature = 1.0
     assert model.probabilities(gestures.joints(7)) == pytest.approx(summed, abs=1e-4)
+
+
+def test_the_reference_network_hears_single_gestures(gestures: Gestures, tmp_path: Path) -> None:
+    """Recordings of one gesture each, as short as they are trained on, each get an event, labelled
+    as the whole gesture is."""
+    recipe = scaled(MODERN, epochs=3, batch=12)
+    run = train_isolated(gestures, recipe, tmp_path / "r", held_out=["1"], device="cpu")
+    shortest_s = read_run(run.folder)["shortest_s"]
+    assert shortest_s < np.median(gestures.lengths - 1) / 30
+    metadata = export_run(run.folder, tmp_path / "m.pt")
+    assert metadata.size / metadata.rate_hz == pytest.approx(shortest_s, rel=0.02)
+    assert metadata.hop / metadata.rate_hz == pytest.approx(4 / 30, rel=0.05)
+    model = Model(tmp_path / "m.pt")
+    told = right = 0
+    outside = [i for i, s in enumerate(gestures.subjects) if s == "1"]
+    for i in outside:
+        write_mcap(tmp_path / f"{i}.mcap", gestures.joints(i), 30.0)
+        pipeline = Pipeline(model.bundle)
+        frames = Reader(tmp_path / f"{i}.mcap").frames()
+        events = [e for e in run_recording(pipeline, frames)[0] if e.kind == "confirmed"]
+        whole = model.labels[int(model.probabilities(gestures.joints(i)).argmax())]
+        told += bool(events)
+        right += [e.label for e in events] == [whole]
+    assert told >= 0.9 * len(outside)
+    assert right >= 0.8 * len(outside)
+
+
+def test_a_run_that_does_not_tell_its_durations_keeps_its_rate(
+    gestures: Gestures, tmp_path: Path
+) -> None:
+    run = train_isolated(gestures, scaled(MODERN, epochs=1), tmp_path / "r", device="cpu")
+    settings = read_run(run.folder)
+    del settings["shortest_s"]
+    (run.folder / "run.json").write_text(json.dumps(settings))
+    metadata = export_run(run.folder, tmp_path / "m.pt")
+    assert (metadata.rate_hz, metadata.size, metadata.hop) == (30.0, 100, 4)
 
 
 def test_any_channels_for_the_reference_network(gestures: Gestures, tmp_path: Path) -> None:

@@ -14,5 +14,5 @@ The contract, on canonical joints in metres (left hands mirrored if the metadata
   All that is remembered of a hand is its row of the state. Optional: ``verify(joints (1, T, 22,
   3)) -> logits (1, 1+C)``, a second opinion on a whole segment of any length; ``weights() ->
   dict[str, Tensor]``, which networks of ours have, so that their step can be compiled.
-- windowed: ``forward(joints (B, size, 22, 3)) -> logits (B, C) or (B, 1+C)``.
+- windowed: ``forward(joints (B, size, 22, 3)) -> logits (B, C) or (B, 1+C)``. Optional: ``verify``.
 """

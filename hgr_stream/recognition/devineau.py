@@ -410,30 +410,30 @@ class FastDevineau(nn.Module):
 
 class _OnJoints(nn.Module):
     """The bundle's contract for windowed models: (B, size, 22, 3) -> (B, classes); of other
-    channels (B, size, C)."""
-
-    def __init__(self, fast: FastDevineau) -> None:
-        super().__init__()
-        self.fast = fast
-
-    def forward(self, joints: Tensor) -> Tensor:
-        return self.fast(joints.flatten(2))  # type: ignore[no-any-return]
-
-
-class _Coarse(nn.Module):
-    """Of a model's logits (B, C) log-probabilities (B, K): each coarse class is the sum of its."""
+    channels (B, size, C). With ``coarse_of`` log-probabilities (B, K) of the coarse classes: each
+    is the sum of its own."""
 
     coarse_of: Tensor
 
-    def __init__(self, inside: nn.Module, coarse_of: Sequence[int]) -> None:
+    def __init__(self, fast: FastDevineau, coarse_of: Sequence[int]) -> None:
         super().__init__()
-        self.inside, self.coarse = inside, max(coarse_of) + 1
+        self.fast, self.coarse = fast, max(coarse_of, default=-1) + 1
         self.register_buffer("coarse_of", torch.tensor(coarse_of, dtype=torch.long))
 
     def forward(self, joints: Tensor) -> Tensor:
-        fine = self.inside(joints).softmax(1)
-        empty = torch.zeros(fine.shape[0], self.coarse)
-        return empty.index_add(1, self.coarse_of, fine).clamp_min(1e-12).log()
+        out: Tensor = self.fast(joints.flatten(2))
+        if self.coarse > 0:
+            empty = torch.zeros(out.shape[0], self.coarse)
+            out = empty.index_add(1, self.coarse_of, out.softmax(1)).clamp_min(1e-12).log()
+        return out
+
+    @torch.jit.export
+    def verify(self, joints: Tensor) -> Tensor:
+        """A whole segment (1, T, 22, 3), stretched as gestures are in training -> (1, 1 + classes).
+        None is what it cannot say."""
+        frames = joints.flatten(2).transpose(1, 2)
+        frames = F.interpolate(frames, size=self.fast.size, mode="linear", align_corners=True)
+        return F.pad(self(frames.transpose(1, 2).unsqueeze(3)), [1, 0], value=-1e4)
 
 
 def script_devineau(
@@ -442,13 +442,12 @@ def script_devineau(
     """A frozen TorchScript module (B, size, 22, 3) canonical joints -> logits (B, classes).
 
     ``size`` frames (default: the network's duration) are zoomed inside to the duration.
+    ``verify`` takes a whole segment of any length (see ``recognition``).
     ``coarse_of`` tells each class's coarse one, of which log-probabilities (B, K) are given then.
     Of a network of other channels it takes (B, size, C).
     """
-    module: nn.Module = _OnJoints(FastDevineau(net, size, int8))
-    if coarse_of:
-        module = _Coarse(module, coarse_of)
-    return torch.jit.freeze(torch.jit.script(module.eval()))
+    module = _OnJoints(FastDevineau(net, size, int8), list(coarse_of)).eval()
+    return torch.jit.freeze(torch.jit.script(module), preserved_attrs=["verify"])
 
 
 def export_devineau(

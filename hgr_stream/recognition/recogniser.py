@@ -263,6 +263,7 @@ class Recogniser:
         # Half a tick goes the same way however far a burst has run ahead.
         back = math.floor((state.last_ns - end_ns) / step_ns + 0.5)
         frames = max(round((end_ns - start_ns) / step_ns) + 1, 3)
+        frames += m.size - 1 if m.kind == "windowed" else 0  # the first window was seen whole
         last = max(len(history) - max(back, 0), 1)
         segment = history[max(last - frames, 0) : last]
         return self._segments.verify(segment)

@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import msgspec
 import numpy as np
@@ -21,11 +21,13 @@ from torch import nn
 
 from ..datasets.gestures import NO_STREAM, Gestures
 from ..recognition import bundle, devineau, flagship, flagship_stream
-from ..recognition.options import FORMAT, Metadata, mirror_pairs
+from ..recognition.options import FORMAT, DecoderOptions, Metadata, mirror_pairs
 from .isolated_recipe import Net, Recipe, TrainingError, build
 from .learnt import Prints, among, fingerprints, same_people, unpacked
 from .made_with import versions
 
+SHORTEST: Final = 0.02  # share of the gestures that last less than a window of the stream
+HOP_S: Final = 2 / 15  # between windows
 RUN, LAST, BEST, SCORES = "run.json", "last.pt", "best.pt", "scores.json"
 
 
@@ -58,6 +60,9 @@ def new_settings(
         "channels": gestures.channels,
         "canonical": gestures.canonical,
         "rate_hz": gestures.rate_hz,
+        "shortest_s": float(
+            np.quantile((gestures.lengths[inside] - 1) / gestures.rate_hz, SHORTEST)
+        ),
         "subjects": sorted({gestures.subjects[i] for i in inside}, key=lambda s: (len(s), s)),
         "held_out": list(held_out),
         "recipe": asdict(recipe),
@@ -202,7 +207,6 @@ def model_of(
     if coarse and not settings["coarse_classes"]:
         raise TrainingError(f"{folder}: its classes have no coarse ones")
     streaming = isinstance(net, flagship.FlagshipNet)
-    size = 1 if streaming else devineau.DURATION
     labels = settings["coarse_classes"] if coarse else settings["classes"]
     metadata = Metadata(
         format=FORMAT,
@@ -211,8 +215,8 @@ def model_of(
         labels=labels,
         mirror_labels=mirror_pairs(labels),
         rate_hz=settings["rate_hz"],
-        size=size,
-        hop=size if streaming else 4,
+        size=1,
+        hop=1,
         temperature=temperature or found["temperature"],
         training={
             "data": settings["data"],
@@ -238,8 +242,21 @@ def model_of(
         none = nn.Linear(net.pooled, 1)
         none.load_state_dict({k: torch.tensor(v) for k, v in found["none"].items()})
         return flagship_stream.export(net, none, coarse), metadata
+    _in_windows(metadata, settings.get("shortest_s"))
     coarse_of = settings["coarse_of"] if coarse else ()
-    return devineau.script_devineau(net.net, size, int8, coarse_of), metadata
+    return devineau.script_devineau(net.net, metadata.size, int8, coarse_of), metadata
+
+
+def _in_windows(metadata: Metadata, shortest_s: float | None) -> None:
+    """How the reference network hears a stream: a window is as long as a short gesture, and there
+    is none before the hand was there for so long. It tells that there is a gesture; which, the
+    verifier tells of the whole. Older runs do not know ``shortest_s``: their rate stays."""
+    metadata.size = devineau.DURATION
+    if shortest_s is not None:
+        metadata.rate_hz = min((metadata.size - 1) / shortest_s, 1000.0)
+    metadata.hop = min(max(round(HOP_S * metadata.rate_hz), 1), metadata.size)
+    metadata.verify_temperature = metadata.temperature
+    metadata.decoder = DecoderOptions(early_on=False, min_duration_s=0.0)
 
 
 def _own_scores(best: dict[str, float]) -> dict[str, float]:
