@@ -307,6 +307,31 @@ def test_windowed_models_run_with_and_without_a_none(tmp_path, outputs):
     assert (scores.probs[0, 0] == 0) == (outputs == 3)
 
 
+class Verified(Windowed):
+    """With a verifier."""
+
+    @torch.jit.export
+    def verify(self, joints: torch.Tensor) -> torch.Tensor:
+        return joints.new_zeros(1, self.outputs)
+
+
+def test_a_windowed_models_verifier_sees_the_first_window_whole(tmp_path):
+    path = tmp_path / "w.pt"
+    bundle.save(torch.jit.script(Verified(4)), metadata(kind="windowed", size=10, hop=5), path)
+    recogniser = Recogniser(bundle.load(path))
+    joints, given = motion(30), []
+    ends = range(10, 31, 5)
+    for k, end in enumerate(ends):
+        part, new = joint_bytes(joints[end - 10 : end]), 5 if k else 10
+        at = (end - 1) * STEP_NS
+        recogniser.push([Window("d", "r", "right", "t", k, at, STEP_NS, new, part)])
+    recogniser._segments.verify = given.append
+    recogniser.verify("d", "r", 9 * STEP_NS, 29 * STEP_NS)
+    recogniser.verify("d", "r", 19 * STEP_NS, 24 * STEP_NS)
+    assert np.array_equal(given[0], joints)
+    assert np.array_equal(given[1], joints[10:25])
+
+
 def test_the_shipped_model_loads_and_is_small():
     path = bundle.resolve("leap")
     loaded = bundle.load("leap")
