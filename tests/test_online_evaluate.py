@@ -24,7 +24,7 @@ from hgr_stream.recording import Writer
 from hgr_stream.skeleton import mirrored
 from hgr_stream.stream import topics
 from hgr_stream.training import thresholds
-from hgr_stream.training.metrics import Span, calibration_error
+from hgr_stream.training.metrics import Span, calibration_error, score
 from hgr_stream.training.online_evaluate import (
     Played,
     edit_distance,
@@ -247,6 +247,7 @@ def test_the_commands_on_recordings_of_ones_own(tmp_path: Path) -> None:
     assert slow["frame_s"] == pytest.approx(1 / 30, rel=0.01)
     silent = run(judge_command, *judge, "--silent")
     assert "confirmed  9 false events in 0.02 h" in " ".join(silent.stdout.split("\n"))
+    assert "RIGHT 9\n" in silent.stdout
     assert "(95 %: " in silent.stdout
     assert "a hand was in view for 0.02 h of it" in silent.stdout
     (folder / "c.csv").write_text("WAVE,1.0,1.4\n")
@@ -267,6 +268,17 @@ def test_the_commands_on_recordings_of_ones_own(tmp_path: Path) -> None:
     wrong = run(judge_command, "--online", "--root", str(folder), "--perturb", "rate=x")
     assert wrong.exit_code == 1
     assert "wants a number" in wrong.output
+
+
+def test_events_of_gestures_that_nobody_performed_have_a_row() -> None:
+    found = [Span("LEFT", 0, 10), Span("TAP", 20, 30), Span("TAP", 40, 50)]
+    told = score([[Span("LEFT", 0, 10)]], [found], "shrec21")
+    assert [(c.label, c.truths, c.hits, c.false) for c in told.per_class] == [
+        ("LEFT", 1, 1, 0),
+        ("TAP", 0, 0, 2),
+    ]
+    # The benchmark's averages are over what was performed; precision is over all.
+    assert (told.detection_rate, told.jaccard, told.precision) == (1.0, 1.0, 1 / 3)
 
 
 def test_a_truth_file_of_ones_own(tmp_path: Path) -> None:

@@ -192,6 +192,9 @@ def evaluate_online_command(
                 f"{grade:9}  {r.benchmark.strays} false events in {hours:.2f} h, "
                 f"{r.benchmark.false_per_hour:.1f} an hour (95 %: {low:.1f} to {high:.1f})"
             )
+            which = sorted(r.benchmark.per_class, key=lambda c: -c.false)
+            if which:
+                click.echo(f"{'':9}  {', '.join(f'{c.label} {c.false}' for c in which)}")
         click.echo(f"a hand was in view for {in_view:.2f} h of it")
     else:
         show(bundle, said, reports, played)

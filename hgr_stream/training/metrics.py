@@ -125,9 +125,10 @@ def score(
     """Score detections against truths, one list a sequence.
 
     seconds: each sequence's duration, for the false events an hour. unit_s: seconds in one unit
-    of the spans. Classes are those of the truths; detections of others count as false events.
+    of the spans. Averages are over the classes of the truths; detections of others count as false
+    events, and have a row in the table.
     """
-    labels = sorted({t.label for ts in truths for t in ts})
+    labels = sorted({span.label for spans in (*truths, *found) for span in spans})
     count = {label: [0, 0, 0, 0.0, 0.0] for label in labels}
     delays, times, strays, hit_any, n_found = [], [], 0, 0, 0
     for ts, fs in zip(truths, found, strict=True):
@@ -137,11 +138,10 @@ def score(
             count[t.label][0] += 1
             count[t.label][3] += t.length
         for j, f in enumerate(fs):
-            if f.label in count:
-                count[f.label][2] += j not in hit
-                common = sum(overlap(t, f) for t in ts if t.label == f.label)
-                count[f.label][3] += f.length - common
-                count[f.label][4] += common
+            count[f.label][2] += j not in hit
+            common = sum(overlap(t, f) for t in ts if t.label == f.label)
+            count[f.label][3] += f.length - common
+            count[f.label][4] += common
         for i, j in pairs:
             count[ts[i].label][1] += 1
             delays.append(fs[j].report - ts[i].start)
@@ -154,16 +154,17 @@ def score(
         ClassScore(label, int(n), int(hits), int(false), union, common)
         for label, (n, hits, false, union, common) in count.items()
     )
-    n_truths = sum(c.truths for c in table)
+    asked = [c for c in table if c.truths]
+    n_truths = sum(c.truths for c in asked)
     precision = hit_any / n_found if n_found else 1.0
     recall = hit_any / n_truths if n_truths else 1.0
     gesture_s = unit_s * sum(t.length for ts in truths for t in ts)
     idle_h = float(max(sum(seconds or ()) - gesture_s, 0.0)) / 3600
     return Report(
-        detection_rate=_mean([c.hits / c.truths for c in table]),
-        false_positives=_mean([c.false / c.truths for c in table]),
-        jaccard=_mean([c.hits / (c.truths + c.false) for c in table]),
-        overlap=_mean([c.common / c.union if c.union else 0.0 for c in table]),
+        detection_rate=_mean([c.hits / c.truths for c in asked]),
+        false_positives=_mean([c.false / c.truths for c in asked]),
+        jaccard=_mean([c.hits / (c.truths + c.false) for c in asked]),
+        overlap=_mean([c.common / c.union if c.union else 0.0 for c in asked]),
         delay=_mean(delays),
         precision=precision,
         recall=recall,
