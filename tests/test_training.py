@@ -107,6 +107,20 @@ def test_nothing_found_and_nothing_there():
 # --- material -----------------------------------------------------------------------------------
 
 
+def test_a_left_hand_that_is_mirrored_moves_the_other_way():
+    """The engine calls a left hand's LEFT, which it sees mirrored, LEFT again."""
+    labels = ["LEFT", "OPEN", "RIGHT"]
+    right, left = sequence("1", 1), sequence("2", 2)
+    left.side = "left"
+    named = [
+        [labels[m.label - 1] for m in stream.marks] for stream in to_streams([right, left], labels)
+    ]
+    assert named[0] == [s.label for s in right.segments]
+    assert {"LEFT", "OPEN"} <= set(named[0])
+    other = {"LEFT": "RIGHT", "OPEN": "OPEN"}
+    assert named[1] == [other[s.label] for s in left.segments]
+
+
 def test_streams_leave_out_what_cannot_be_trusted():
     good, doubtful, left = sequence("1", 1), sequence("2", 2), sequence("3", 3)
     doubtful.notes.append("annotation TAP 1135-162: ends before it starts, dropped")

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..datasets.base import HandSequence
+from ..recognition.options import mirror_pairs
 from ..skeleton import Float32, mirrored
 from . import augment
 
@@ -53,23 +54,30 @@ def labels_of(sequences: Sequence[HandSequence]) -> list[str]:
 
 
 def to_streams(sequences: Sequence[HandSequence], labels: Sequence[str]) -> list[Stream]:
-    """Sequences -> streams, left hands mirrored.
+    """Sequences -> streams, left hands mirrored: what moved to the left then moves to the right, and
+    is called so, as the engine calls it back.
 
     A sequence whose importer had to drop an annotation is left out: a gesture without a label
     would be taught as none. Gestures not in ``labels`` are left unlabelled.
     """
     number = {label: i + 1 for i, label in enumerate(labels)}
+    exchanged = mirror_pairs(labels)
     streams = []
     for q in sequences:
         if any("annotation" in note for note in q.notes):
             continue
         time_s = (q.time_ns - q.time_ns[0]) / 1e9
+        left = q.side == "left"
+        joints = mirrored(q.joints) if left else q.joints
         marks = tuple(
-            Mark(number[s.label], float(time_s[s.start]), float(time_s[s.end]))
+            Mark(
+                number[exchanged.get(s.label, s.label) if left else s.label],
+                float(time_s[s.start]),
+                float(time_s[s.end]),
+            )
             for s in q.segments
             if s.label in number
         )
-        joints = mirrored(q.joints) if q.side == "left" else q.joints
         streams.append(Stream(q.name, joints, time_s, marks, q.subject))
     return streams
 
