@@ -51,8 +51,11 @@ class _Kept(nn.BatchNorm1d):
 def unfolded(bundle: Bundle) -> Unfolded:
     """The networks of a model file that ``causal.export`` wrote; raises ModelError for others."""
     m, refused = bundle.metadata, f"{bundle.metadata.name} cannot be trained on"
-    if m.kind != "streaming" or not hasattr(bundle.module, "weights"):
-        raise ModelError(f"{refused}: only models that hgr train --online made can be")
+    whole = m.training.get("isolated", False)
+    if m.kind != "streaming" or whole or not hasattr(bundle.module, "weights"):
+        raise ModelError(
+            f"{refused}: only models that hgr train --online made can be, as leap, hololens and any"
+        )
     weights: dict[str, Tensor] = bundle.module.weights()
     classes = len(m.labels)
     try:

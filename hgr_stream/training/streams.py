@@ -54,8 +54,8 @@ def labels_of(sequences: Sequence[HandSequence]) -> list[str]:
 
 
 def to_streams(sequences: Sequence[HandSequence], labels: Sequence[str]) -> list[Stream]:
-    """Sequences -> streams, left hands mirrored: what moved to the left then moves to the right, and
-    is called so, as the engine calls it back.
+    """Sequences -> streams, left hands mirrored: what moved to the left then moves to the right,
+    and is called so; the engine calls it back.
 
     A sequence whose importer had to drop an annotation is left out: a gesture without a label
     would be taught as none. Gestures not in ``labels`` are left unlabelled.
