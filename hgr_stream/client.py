@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Iterator
 from types import TracebackType
 from typing import Any, Final, Literal, NamedTuple
@@ -23,13 +24,15 @@ import zmq
 import zmq.asyncio
 
 from .config import default_endpoint
-from .messages import Event, Kind, Message, MessageError, decode
+from .messages import Event, Kind, Message, MessageError, cut_off, decode
 from .stream import topics
 from .stream.bus import alive
 
 Kinds = Iterable[Kind] | Literal["all"]
 QUEUE: Final = 10_000
 IDLE_S: Final = 0.05
+#: After how long a silence the gateway is asked whether a gesture is still open.
+PATIENCE_S: Final = 2.0
 
 
 class ClientError(RuntimeError):
@@ -58,8 +61,10 @@ class Reception:
     def __init__(self) -> None:
         self.lost = 0
         self.bad = 0
-        self._boot_id = ""
+        self.boot_id = ""  # the gateway's
         self._n: dict[str, int] = {}
+        self._known: Counter[str] = Counter()  # topic -> losses counted before its number told
+        self._again = False  # the gateway was started again while this subscriber was there
 
     def take(self, parts: list[bytes]) -> Received | None:
         """The three parts of a public message -> what it is; None for a repeat or a bad one."""
@@ -70,23 +75,33 @@ class Reception:
         except (ValueError, msgspec.MsgspecError):
             self.bad += 1
             return None
-        if boot_id != self._boot_id:  # the gateway was started again, and counts anew
-            self._boot_id = boot_id
-            self._n.clear()
-        last = self._n.get(topic)
+        self._booted(boot_id)
+        last = self._n.get(topic, 0 if self._again else None)
         if last is not None and n <= last:
             return None  # the snapshot had it already
         self._n[topic] = n
         lost = 0 if last is None else n - last - 1
-        self.lost += lost
+        self.lost += max(0, lost - self._known.pop(topic, 0))
         return Received(topic, payload, lost)
+
+    def miss(self, topic: str) -> None:
+        """Count a message that will not come, known before the next one on its topic tells."""
+        self.lost += 1
+        self._known[topic] += 1
+
+    def _booted(self, boot_id: str) -> None:
+        """A gateway that was started again counts anew, and all that it sent was for us too."""
+        if boot_id != self.boot_id:
+            self._again = bool(self.boot_id)
+            self.boot_id = boot_id
+            self._n.clear()
 
     def take_snapshot(self, reply: bytes) -> list[Received]:
         """The gateway's answer to a snapshot request, less what has come already."""
         answer = msgspec.msgpack.decode(reply)
         if not answer.get("ok"):
             raise ClientError(f"the daemon refused: {answer.get('text')}")
-        self._boot_id = answer["boot_id"]
+        self._booted(answer["boot_id"])
         out = []
         for topic, payload, n in answer["messages"]:
             if n > self._n.get(topic, 0):
@@ -124,6 +139,11 @@ def request(
             )
         reply: bytes = socket.recv()
         return reply
+
+
+def _snapshot(endpoint: str, prefix: str) -> bytes:
+    """The gateway's answer to a snapshot request; raises ClientError when none comes."""
+    return request(request_endpoint(endpoint), {"op": "snapshot", "prefix": prefix}, 0.5)
 
 
 def ping(endpoint: str | None = None, timeout_s: float = 1.0) -> dict[str, Any]:
@@ -193,10 +213,7 @@ class Stream:
 
     def _ask_snapshot(self) -> None:
         for prefix in self.prefixes:
-            reply = request(
-                request_endpoint(self.endpoint), {"op": "snapshot", "prefix": prefix}, 0.5
-            )
-            self._waiting += self.reception.take_snapshot(reply)
+            self._waiting += self.reception.take_snapshot(_snapshot(self.endpoint, prefix))
 
     def __iter__(self) -> Iterator[Received | None]:
         return self
@@ -251,21 +268,121 @@ def raw(
     return Stream(prefixes, endpoint, timeout_s=timeout_s)
 
 
+class Gestures:
+    """The gestures that a subscriber was told of: pure, one per subscription, times in seconds.
+
+    Chooses the events that the subscriber asked for, and sees to it that each gesture of which it
+    told a step also ends. When nothing was heard of one for ``PATIENCE_S``, the gateway is to be
+    asked (``due``, ``answer``). One that it does not hold as open, and whose end has not come
+    when all that waited was taken (``ends``), is told as cancelled. A gateway that was started
+    again is given as long once more: the gesture may go on, and its next step shows it. An end
+    that comes later still is dropped, so that there are never two; the lost one is counted.
+    """
+
+    def __init__(self, reception: Reception, kinds: Kinds, labels: Iterable[str] | None) -> None:
+        self._reception = reception
+        self._kinds = None if kinds == "all" else frozenset(kinds)
+        self._labels = None if labels is None else frozenset(labels)
+        self._open: dict[str, _Open] = {}
+        self._given_up: dict[str, str] = {}  # id -> why; to be told at the next silence
+        self._ended: set[str] = set()  # ids that were told as cancelled here
+        self._boot_id = ""  # of the last answer
+
+    def take(self, received: Received, now_s: float) -> Event | None:
+        """The event that a message holds; None for one that was not asked for."""
+        try:
+            event = received.message()
+        except MessageError:
+            return None
+        if not isinstance(event, Event):
+            return None
+        final = event.kind in ("confirmed", "cancelled")
+        if final:
+            self._open.pop(event.id, None)
+        if event.id in self._ended:
+            if final:
+                self._ended.discard(event.id)
+            return None
+        self._given_up.pop(event.id, None)
+        chosen = self._chosen(event)
+        if not final and (chosen or event.id in self._open):
+            self._open[event.id] = _Open(received.topic, event, self._reception.boot_id, now_s)
+        return event if chosen else None
+
+    def due(self, now_s: float) -> bool:
+        """Whether it is time to ask the gateway for its present state."""
+        return any(now_s - g.heard_s >= PATIENCE_S for g in self._open.values())
+
+    def answer(self, reply: bytes | None, now_s: float) -> None:
+        """The gateway's answer to a snapshot request; None when it gave none."""
+        answer = {} if reply is None else msgspec.msgpack.decode(reply)
+        boot_id, held = answer.get("boot_id", ""), set()
+        for _, payload, _ in answer.get("messages", ()):
+            with contextlib.suppress(MessageError):
+                held.add(decode(Event, payload).id)
+        for id_, gesture in self._open.items():
+            if now_s - gesture.heard_s < PATIENCE_S:
+                continue
+            self._open[id_] = gesture._replace(heard_s=now_s)
+            again = boot_id != gesture.boot_id
+            if boot_id and id_ not in held and (not again or boot_id == self._boot_id):
+                reason = "the gateway was started again" if again else "its end was lost"
+                self._given_up[id_] = reason
+        self._boot_id = boot_id
+
+    def ends(self) -> list[Event]:
+        """The ends that are told here, now that no message waits."""
+        events = []
+        for id_, reason in self._given_up.items():
+            if (gesture := self._open.pop(id_, None)) is None:
+                continue
+            self._reception.miss(gesture.topic)
+            event = cut_off(gesture.event, reason)
+            if self._chosen(event):
+                self._ended.add(id_)
+                events.append(event)
+        self._given_up.clear()
+        return events
+
+    def _chosen(self, event: Event) -> bool:
+        return (self._kinds is None or event.kind in self._kinds) and (
+            self._labels is None or event.label in self._labels
+        )
+
+
+class _Open(NamedTuple):
+    """A gesture that has begun."""
+
+    topic: str
+    event: Event  # its last step
+    boot_id: str  # of the gateway that told it
+    heard_s: float
+
+
 class Subscription:
     """Gesture events, as an iterator and a context manager; see ``subscribe``."""
 
-    def __init__(self, stream: Stream, kinds: Kinds, labels: Iterable[str] | None) -> None:
+    def __init__(self, stream: Stream, gestures: Gestures) -> None:
         self._stream = stream
-        self._chosen = _Chosen(kinds, labels)
+        self._gestures = gestures
+        self._ends: list[Event] = []
 
     def __iter__(self) -> Iterator[Event]:
         return self
 
     def __next__(self) -> Event:
-        while True:
+        while not self._ends:
             received = next(self._stream)
-            if received is not None and (event := self._chosen.event(received)) is not None:
+            if received is None:
+                self._ends = self._gestures.ends()
+            elif (event := self._gestures.take(received, time.monotonic())) is not None:
                 return event
+            if self._gestures.due(time.monotonic()):
+                reply = None
+                with contextlib.suppress(ClientError):
+                    reply = _snapshot(self._stream.endpoint, self._stream.prefixes[0])
+                self._gestures.answer(reply, time.monotonic())
+        return self._ends.pop(0)
 
     @property
     def lost(self) -> int:
@@ -280,27 +397,6 @@ class Subscription:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-class _Chosen:
-    """Which events the subscriber asked for."""
-
-    def __init__(self, kinds: Kinds, labels: Iterable[str] | None) -> None:
-        self.kinds = None if kinds == "all" else frozenset(kinds)
-        self.labels = None if labels is None else frozenset(labels)
-
-    def event(self, received: Received) -> Event | None:
-        try:
-            event = received.message()
-        except MessageError:
-            return None
-        if not isinstance(event, Event):
-            return None
-        if self.kinds is not None and event.kind not in self.kinds:
-            return None
-        if self.labels is not None and event.label not in self.labels:
-            return None
-        return event
 
 
 def _prefix(device: str | None, hand: str | None) -> str:
@@ -327,9 +423,13 @@ def subscribe(
     ``("early", "cancelled")`` for the lowest delay. ``endpoint``: the gateway's, else
     $HGR_ENDPOINT, else loopback. Raises ClientError for what is no endpoint; a daemon that is not
     there yet is waited for.
+
+    Of a gesture whose end was lost (the gateway was killed, or this subscriber too slow) a
+    ``cancelled`` is made here, some seconds later, with the reason; it is counted in ``lost``, and
+    an end that comes later still is dropped.
     """
     stream = Stream([_prefix(device, hand)], endpoint, timeout_s=timeout_s, snapshot=True)
-    return Subscription(stream, kinds, labels)
+    return Subscription(stream, Gestures(stream.reception, kinds, labels))
 
 
 async def subscribe_async(
@@ -344,26 +444,34 @@ async def subscribe_async(
     """``subscribe`` for asyncio: ``async for event in hgr_stream.subscribe_async(): ...``"""
     public = endpoint or default_endpoint()
     prefix = _prefix(device, hand)
-    chosen, reception = _Chosen(kinds, labels), Reception()
+    reception = Reception()
+    gestures = Gestures(reception, kinds, labels)
     context = zmq.asyncio.Context()
     socket = _socket(context, public, [prefix], QUEUE)
-    try:
-        present: list[Received] = []
+
+    async def ask() -> bytes | None:
         with contextlib.suppress(ClientError):
-            ask = {"op": "snapshot", "prefix": prefix}
-            reply = await asyncio.to_thread(request, request_endpoint(public), ask, 0.5)
-            present = reception.take_snapshot(reply)
-        for received in present:
-            if (event := chosen.event(received)) is not None:
-                yield event
-        while True:
-            try:
-                parts = await asyncio.wait_for(socket.recv_multipart(), timeout_s)
-            except TimeoutError:
-                return
-            taken = reception.take(parts)
-            if taken is not None and (event := chosen.event(taken)) is not None:
-                yield event
+            return await asyncio.to_thread(_snapshot, public, prefix)
+        return None
+
+    try:
+        present = await ask()
+        waiting = [] if present is None else reception.take_snapshot(present)
+        heard_s = time.monotonic()
+        while timeout_s is None or time.monotonic() - heard_s < timeout_s:
+            for received in waiting:
+                if (event := gestures.take(received, time.monotonic())) is not None:
+                    yield event
+            waiting = []
+            if await socket.poll(round(IDLE_S * 1000)):
+                heard_s = time.monotonic()
+                if (taken := reception.take(await socket.recv_multipart())) is not None:
+                    waiting = [taken]
+            else:
+                for event in gestures.ends():
+                    yield event
+            if gestures.due(time.monotonic()):
+                gestures.answer(await ask(), time.monotonic())
     finally:
         socket.close()
         context.term()

@@ -119,6 +119,13 @@ class Event(msgspec.Struct, omit_defaults=True):
     v: int = VERSION
 
 
+def cut_off(event: Event, reason: str) -> Event:
+    """The ending of a gesture whose own will not come; ``event`` is its last known step."""
+    return msgspec.structs.replace(
+        event, kind="cancelled", reason=reason, offset_ns=event.decided_ns
+    )
+
+
 class Truth(msgspec.Struct, omit_defaults=True):
     """What a source knows that it performs (the synthetic hand, an annotated recording)."""
 

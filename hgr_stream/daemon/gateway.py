@@ -30,7 +30,7 @@ import msgspec
 import zmq
 
 from ..config import Gateway
-from ..messages import Event, MessageError, Status, decode, encode
+from ..messages import Event, MessageError, Status, cut_off, decode, encode
 from ..stream.bus import QUEUE, alive, bind
 from .shell import Shell, decode_request
 
@@ -80,9 +80,7 @@ class State:
         self.worker = worker
         ended = []
         for open_topic, last in self.open.values():
-            event = decode(Event, last)
-            event.kind, event.reason = "cancelled", "the worker was started again"
-            event.offset_ns = event.decided_ns
+            event = cut_off(decode(Event, last), "the worker was started again")
             ended.append((open_topic, encode(event)))
         return ended
 

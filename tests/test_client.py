@@ -1,0 +1,124 @@
+"""What a subscriber knows: what it lost, and the end of each gesture that it was told of."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from hgr_stream.client import PATIENCE_S, Gestures, Kinds, Received, Reception
+from hgr_stream.messages import Event, encode
+from hgr_stream.stream import topics
+
+
+class Listener:
+    """A subscriber's state, and a gateway whose messages it gets or misses."""
+
+    def __init__(self, kinds: Kinds = "all") -> None:
+        self.reception = Reception()
+        self.gestures = Gestures(self.reception, kinds, None)
+        self.restart("a")
+        self.now_s = 0.0
+
+    def restart(self, boot_id: str) -> None:
+        self.boot_id, self.sent, self.held = boot_id, 0, dict[str, tuple[str, bytes, int]]()
+
+    def step(self, kind: str, id_: str = "g1", *, missed: bool = False) -> list[str]:
+        event = Event(id_, kind, "PINCH", "leap", "right", "right", 1, 7, 0.9)  # type: ignore[arg-type]
+        topic, payload = topics.of(event), encode(event)
+        self.sent += 1
+        if kind in ("confirmed", "cancelled"):
+            self.held.pop(id_, None)
+        else:
+            self.held[id_] = (topic, payload, self.sent)
+        if missed:
+            return []
+        receipt = msgspec.msgpack.encode([self.boot_id, self.sent])
+        received = self.reception.take([topic.encode(), payload, receipt])
+        assert isinstance(received, Received)
+        told = self.gestures.take(received, self.now_s)
+        return [] if told is None else [told.kind]
+
+    def silence(self, *, answers: bool = True) -> list[Event]:
+        """Patience runs out, the gateway is asked (and may be gone), nothing waits."""
+        self.now_s += PATIENCE_S
+        if self.gestures.due(self.now_s):
+            reply = {"ok": True, "boot_id": self.boot_id, "messages": list(self.held.values())}
+            encoded = msgspec.msgpack.encode(reply) if answers else None
+            self.gestures.answer(encoded, self.now_s)
+        return self.gestures.ends()
+
+
+@pytest.mark.parametrize("kinds", ["all", ("early", "cancelled")])
+def test_a_gesture_open_when_the_gateway_was_killed_ends_once(kinds: Kinds) -> None:
+    listener = Listener(kinds)
+    listener.step("begin")
+    listener.step("early")
+    assert listener.silence(answers=False) == []
+    listener.restart("b")
+    assert listener.silence() == []  # it may go on
+    [end] = listener.silence()
+    assert (end.id, end.kind, end.label) == ("g1", "cancelled", "PINCH")
+    assert (end.reason, end.offset_ns) == ("the gateway was started again", 7)
+    assert listener.reception.lost == 1
+    assert listener.step("confirmed") == []  # too late: it has ended
+    assert listener.reception.lost == 1
+    assert listener.silence() == []
+    listener.step("early", "g2")
+    assert listener.step("confirmed", "g2") == (["confirmed"] if kinds == "all" else [])
+
+
+def test_a_gesture_that_goes_on_past_a_restart_ends_by_itself() -> None:
+    for steps in (["confirmed"], ["update", "confirmed"]):
+        listener = Listener()
+        listener.step("begin")
+        listener.restart("b")
+        assert listener.silence() == []
+        for step in steps:
+            assert listener.step(step) == [step]
+            assert listener.silence() == []
+        assert listener.silence() == []
+        assert listener.reception.lost == 0
+
+
+def test_what_the_new_gateway_sent_before_the_return_is_lost_and_counted_once() -> None:
+    listener = Listener()
+    listener.step("begin")
+    listener.restart("b")
+    listener.step("confirmed", missed=True)
+    listener.silence()
+    assert len(listener.silence()) == 1
+    assert listener.reception.lost == 1
+    listener.step("begin", "g2", missed=True)
+    listener.step("early", "g2")
+    assert listener.reception.lost == 2
+
+
+def test_an_end_lost_by_being_slow_is_told_and_counted_once() -> None:
+    listener = Listener()
+    listener.step("begin")
+    listener.step("confirmed", missed=True)
+    [end] = listener.silence()
+    assert (end.kind, end.reason) == ("cancelled", "its end was lost")
+    listener.step("begin", "g2")
+    assert listener.reception.lost == 1
+
+
+def test_a_gesture_that_the_gateway_holds_stays_open_however_long() -> None:
+    listener = Listener()
+    listener.step("begin")
+    for _ in range(5):
+        assert listener.silence() == []
+    assert listener.step("confirmed") == ["confirmed"]
+
+
+def test_who_asked_for_confirmed_alone_gets_it_whenever_it_comes() -> None:
+    listener = Listener(("confirmed",))
+    listener.step("begin")
+    listener.restart("b")
+    assert [listener.silence() for _ in range(3)] == [[], [], []]
+    assert listener.step("confirmed") == ["confirmed"]
+    listener = Listener(("early", "confirmed"))  # no end of ours is told: there is only the other
+    listener.step("early")
+    listener.restart("b")
+    assert [listener.silence() for _ in range(3)] == [[], [], []]
+    assert listener.step("confirmed") == ["confirmed"]
