@@ -5,8 +5,9 @@
 1. *Admission*: a frame that repeats, comes late or runs back in time is refused; so is a hand with
    impossible joints. Each refusal is counted by name; the rest of the frame goes on.
 2. *Following*: a hand is known by the sensor's id; one that was lost and found under another id,
-   on the same side and close by, is the same hand. Each followed hand has a slot ("right",
-   "left", "right.2", ...), and each unbroken stretch of it is a track.
+   on the same side and close by, is the same hand. It keeps its side though single frames call
+   it the other one. Each followed hand has a slot ("right", "left", "right.2", ...), and each
+   unbroken stretch of it is a track.
 3. *Resampling*: ticks at ``origin + k * step``, common to all hands of a device so that a worker
    can batch them; joints interpolated linearly between the two samples around the tick. Causal: a
    tick is given when the first sample at or after it has come. Any input rate, jitter and gaps up
@@ -35,6 +36,8 @@ PALM_RANGE_M: Final = (0.02, 0.25)
 BACKWARDS_RESET_NS: Final = 250_000_000
 #: After how many ticks of a track its chirality is held against its side.
 CHIRALITY_TICKS: Final = 50
+#: How many frames of the other side, beyond those of its own, it takes to change a track's side.
+MAX_SIDE_VOTES: Final = 50
 
 
 class WindowSpec(NamedTuple):
@@ -69,6 +72,7 @@ class _Track:
     ticks: int = 0
     chirality_sum: float = 0.0
     lacks: list[Lack] = field(default_factory=list)  # of the last accepted sample
+    side_votes: int = 1  # frames that say its side, less those that say the other
 
 
 @dataclass(slots=True)
@@ -124,7 +128,7 @@ class Segmenter:
             del self._devices[frame.device]
             return out
         self.counts["frames"] += 1
-        for slot, hand, joints in self._follow(frame, device):
+        for slot, hand, joints in self._follow(frame, device, out):
             track = device.tracks.get(slot)
             if track is not None and frame.time_ns - track.time_ns > self._max_gap_ns:
                 self._end(frame.device, device, track, "gap", out)
@@ -224,7 +228,9 @@ class Segmenter:
 
     # -- following ------------------------------------------------------------------------------
 
-    def _follow(self, frame: Frame, device: _Device) -> list[tuple[str, Hand, Float32]]:
+    def _follow(
+        self, frame: Frame, device: _Device, out: list[Window]
+    ) -> list[tuple[str, Hand, Float32]]:
         """The frame's good hands with the slot that each belongs to."""
         good = [(h, j) for h in frame.hands if (j := self._joints(frame.device, h)) is not None]
         by_id = {track.sensor_id: track for track in device.tracks.values()}
@@ -238,6 +244,9 @@ class Segmenter:
             elif self._jumped(track, joints) and frame.time_ns - track.time_ns <= self._max_gap_ns:
                 self.counts["hands_jumped"] += 1  # a glitch; if it stays there, its track ends
                 taken.add(track.slot)
+            elif not self._keeps_side(frame.device, track, hand):
+                self._end(frame.device, device, track, "side", out)
+                strangers.append((hand, joints))
             else:
                 followed.append((track.slot, hand, joints))
                 taken.add(track.slot)
@@ -257,6 +266,20 @@ class Segmenter:
         a, b = track.joints[MIDDLE_BASE], joints[MIDDLE_BASE]
         limit = self.options.max_jump_m
         return math.dist(a.tolist(), b.tolist()) > limit
+
+    def _keeps_side(self, device: str, track: _Track, hand: Hand) -> bool:
+        """Whether the track keeps its side with this sample: sensors take a hand for the other
+        one in single frames, also in the first that they see of it."""
+        if "unknown" in (track.side, hand.side):
+            return True
+        if track.side == hand.side:
+            track.side_votes = min(track.side_votes + 1, MAX_SIDE_VOTES)
+            return True
+        track.side_votes -= 1
+        self._complain(
+            "hands_of_changing_side", f"{device}: one hand is called now left, now right"
+        )
+        return track.side_votes >= 0
 
     def _readopt(
         self, device: _Device, hand: Hand, joints: Float32, taken: set[str], time_ns: int

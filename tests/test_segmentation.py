@@ -133,6 +133,34 @@ def test_the_other_hand_is_not_readopted() -> None:
     assert [w.ended for w in windows if w.hand == "right" and w.ended] == ["lost"]
 
 
+@pytest.mark.parametrize("first", [0, 20])
+def test_a_hand_whose_side_flickers_keeps_its_track_and_the_side_of_most_frames(first: int) -> None:
+    frames = moving(400, 100.0)
+    wrong = [f for i, f in enumerate(frames) if (i - first) % 40 < 3]
+    for f in wrong:
+        f.hands[0].side = "left"
+    segmenter, windows = run(frames)
+    right = [w for w in windows if w.hand == "right"]
+    assert len({w.track for w in right}) == 1
+    assert {w.side for w in right} == {"right"}
+    assert ticks(right)[-1] == ticks(windows)[-1]
+    lead_ms = 70 if first == 0 else 0  # called left at first, until most frames say otherwise
+    assert ticks(right)[0] >= lead_ms * MS
+    assert [w.ended for w in windows if w.hand == "left" and w.ended] == ["side"] * (first == 0)
+    assert ticks([w for w in windows if w.hand == "left"]) == [0, STEP] * (first == 0)
+    assert segmenter.counts["hands_of_changing_side"] == len(wrong) + (1 if first == 0 else 0)
+    assert "now left, now right" in segmenter.notices[0]
+
+
+def test_a_hand_that_is_called_the_other_one_for_good_becomes_it() -> None:
+    frames = moving(300, 100.0)
+    for f in frames[150:]:
+        f.hands[0].side = "left"
+    _, windows = run(frames)
+    assert [(w.hand, w.ended) for w in windows if w.ended] == [("right", "side")]
+    assert ticks([w for w in windows if w.hand == "left"])[0] == 2000 * MS
+
+
 def test_many_hands_have_their_own_slots() -> None:
     hands = [Hand(i, "right", joint_bytes(hand_joints(x=0.3 * i))) for i in range(5)]
     _, windows = run([frame(i, i * 40 * MS, hands) for i in range(3)])
