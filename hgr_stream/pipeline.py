@@ -5,8 +5,8 @@ or clocks. The daemon runs these very objects apart; replay, evaluation and test
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Final
 
 from .config import Recognition, Segmentation
 from .datasets.numbering import FrameNumbers
@@ -19,6 +19,12 @@ if TYPE_CHECKING:
 
 #: Windows put through the network together: the events are the same, and far cheaper.
 BATCH = 64
+#: No sensor of hands gives more frames a second, and none worth the name gives fewer.
+RATES_HZ: Final = (5.0, 1000.0)
+#: What a recording's times may be in when they are not in nanoseconds.
+OTHER_TIMES: Final = {"microseconds": 1e3, "milliseconds": 1e6}
+#: Fewer frames than this tell no rate.
+MIN_FRAMES: Final = 10
 
 
 class Pipeline:
@@ -83,3 +89,26 @@ def run_recording(
         events += pipeline.push(frame)
     events += pipeline.finish()
     return events, {device: numbers.freeze() for device, numbers in devices.items()}
+
+
+def recording_notes(pipeline: Pipeline, devices: Mapping[str, FrameNumbers]) -> list[str]:
+    """What people should know of a recording that was run: one line each, the likely cause in it.
+
+    ``devices`` is what ``run_recording`` gave. How often something was refused is in ``counts``.
+    """
+    notes = [*pipeline.segmenter.notices.values(), *pipeline.engine.notices]
+    counts = pipeline.segmenter.counts
+    if not counts["tracks"] and not any(name.startswith("hands_") for name in counts):
+        notes.append("there is no hand in any frame")
+    for device, numbers in devices.items():
+        n = len(numbers.times_ns)
+        lasted_s = float(numbers.times_ns[-1] - numbers.times_ns[0]) / 1e9
+        if n < MIN_FRAMES or n <= lasted_s * RATES_HZ[1]:
+            continue
+        unit = "nanoseconds"
+        for other, factor in OTHER_TIMES.items():
+            if RATES_HZ[0] * lasted_s * factor <= n <= RATES_HZ[1] * lasted_s * factor:
+                unit = other
+                break
+        notes.append(f"{device}: {n:,} frames within {lasted_s:.3g} s; are its times in {unit}?")
+    return notes

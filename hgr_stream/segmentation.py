@@ -26,12 +26,23 @@ import numpy as np
 
 from .config import Segmentation
 from .messages import Frame, Hand, Window, joint_bytes
-from .skeleton import MIDDLE_BASE, N_JOINTS, WRIST, Float32, Lack, Side, chirality
+from .skeleton import (
+    MIDDLE_BASE,
+    N_JOINTS,
+    WRIST,
+    Float32,
+    Lack,
+    Side,
+    bone_lengths,
+    chirality,
+)
 
 #: Farther than this from the sensor's origin no hand is; glitch frames at 15 m were seen.
 MAX_COORDINATE_M: Final = 10.0
 #: Wrist to middle base of any hand, child to giant, with a sensor's error; millimetres fail it.
 PALM_RANGE_M: Final = (0.02, 0.25)
+#: What joints that are not in metres may be in, and a unit's length in metres.
+OTHER_UNITS: Final = {"centimetres": 0.01, "millimetres": 0.001}
 #: A device's clock that steps back farther than this has been set anew (or a recording loops).
 BACKWARDS_RESET_NS: Final = 250_000_000
 #: After how many ticks of a track its chirality is held against its side.
@@ -92,8 +103,8 @@ class _Device:
 class Segmenter:
     """The segmentation stage: plain state, pushed frames, giving windows.
 
-    ``counts`` names everything refused, lost or mended; ``notices`` collects one-line messages
-    for people about things that want their attention (drained by the caller).
+    ``counts`` names everything refused, lost or mended; ``notices`` holds one-line messages
+    for people about things that want their attention, one a count until the caller clears them.
     """
 
     def __init__(self, spec: WindowSpec, options: Segmentation | None = None) -> None:
@@ -102,7 +113,7 @@ class Segmenter:
         self.spec = spec
         self.options = options or Segmentation()
         self.counts: Counter[str] = Counter()
-        self.notices: list[str] = []
+        self.notices: dict[str, str] = {}
         self._devices: dict[str, _Device] = {}
         self._step_ns = spec.step_ns
         self._max_gap_ns = round(self.options.max_gap_s * 1e9)
@@ -206,25 +217,24 @@ class Segmenter:
         """The hand's joints, or None when they are impossible."""
         joints = hand.array()
         # max() hands NaN on, and no comparison with NaN is true: one pass finds all three faults.
-        if not np.abs(joints).max() < MAX_COORDINATE_M:
-            finite = bool(np.isfinite(joints).all())
-            reason = "absurd" if finite else "not_finite"
-            self._complain(
-                f"hands_{reason}",
-                f"{device}: a hand with joints "
-                + (f"over {MAX_COORDINATE_M:g} m away" if finite else "that are not numbers"),
-            )
+        near = np.abs(joints).max() < MAX_COORDINATE_M
+        if not near and not np.isfinite(joints).all():
+            self._complain("hands_not_finite", f"{device}: a hand with joints that are not numbers")
             return None
         wrist, middle = joints[WRIST], joints[MIDDLE_BASE]
         length = math.dist(wrist.tolist(), middle.tolist())
-        if not PALM_RANGE_M[0] < length < PALM_RANGE_M[1]:
-            self._complain(
-                "hands_absurd",
-                f"{device}: a hand of {length:.3g} m from wrist to middle base; "
-                "are its joints in metres?",
+        if near and PALM_RANGE_M[0] < length < PALM_RANGE_M[1]:
+            return joints
+        unit = _other_unit(joints)
+        if near or unit:
+            text = (
+                f"a hand of {length:.3g} m from wrist to middle base; "
+                f"are its joints in {unit or 'metres'}?"
             )
-            return None
-        return joints
+        else:
+            text = f"a hand with joints over {MAX_COORDINATE_M:g} m away"
+        self._complain("hands_absurd", f"{device}: {text}")
+        return None
 
     # -- following ------------------------------------------------------------------------------
 
@@ -425,7 +435,18 @@ class Segmenter:
         self.counts[count] += 1
         n = self.counts[count]
         if n == 10 ** (len(str(n)) - 1):
-            self.notices.append(text if n == 1 else f"{text} ({n} times so far)")
+            self.notices.setdefault(count, text if n == 1 else f"{text} ({n} times so far)")
+
+
+def _other_unit(joints: Float32) -> str:
+    """The unit, not metres, in which joints would be those of a hand; "" when there is none."""
+    with np.errstate(over="ignore", invalid="ignore"):  # they are absurd: any number may come
+        bones = bone_lengths(joints)
+        typical, longest = float(np.median(bones)), float(bones.max())
+    for unit, metres in OTHER_UNITS.items():
+        if PALM_RANGE_M[0] / 2 < typical * metres and longest * metres < PALM_RANGE_M[1]:
+            return unit
+    return ""
 
 
 def _free_slot(side: Side, used: set[str]) -> str:

@@ -11,8 +11,8 @@ import pytest
 
 from hgr_stream.cli.process import event_lines
 from hgr_stream.datasets.numbering import FrameNumbers
-from hgr_stream.messages import Event, encode
-from hgr_stream.pipeline import Pipeline
+from hgr_stream.messages import Event, encode, joint_bytes
+from hgr_stream.pipeline import Pipeline, recording_notes, run_recording
 from hgr_stream.recognition.bundle import load
 from hgr_stream.recording import Writer
 from hgr_stream.stream import topics
@@ -71,6 +71,47 @@ def test_a_line_an_event(recording: Path, model: Path) -> None:
         assert early[0]["end"] == line["end"]
         assert early[0]["report"] < line["report"]
     assert "times real time" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        ("hands", ["there is no hand in any frame"]),
+        (
+            "millimetres",
+            ["test: a hand of 101 m from wrist to middle base; are its joints in milli"],
+        ),
+        ("microseconds", ["test: 640 frames within 0.00639 s; are its times in microseconds?"]),
+        ("milliseconds", ["test: 640 frames within 6.39e-06 s; are its times in milliseconds?"]),
+        ("", []),
+    ],
+)
+def test_an_odd_recording_is_told_with_its_likely_cause(
+    model: Path, spoil: str, told: list[str]
+) -> None:
+    frames = swipe_frames(1)
+    for f in frames:
+        f.time_ns //= {"microseconds": 1000, "milliseconds": 1_000_000}.get(spoil, 1)
+        if spoil == "hands":
+            f.hands = []
+        elif spoil == "millimetres":
+            f.hands[0].joints = joint_bytes(f.hands[0].array() * 1000)
+    pipeline = Pipeline(load(model), batch=64)
+    _, devices = run_recording(pipeline, frames)
+    notes = recording_notes(pipeline, devices)
+    assert [n.startswith(t) for n, t in zip(notes, told, strict=True)] == [True] * len(told)
+
+
+def test_what_is_odd_is_printed(model: Path, tmp_path: Path) -> None:
+    path = tmp_path / "empty.mcap"
+    with Writer(path) as writer:
+        for i in range(50):
+            f = frame(i, i * 10 * MS, None)
+            writer.write(topics.of(f), encode(f), f.time_ns, f.time_ns, f.seq)
+    done = process(path, "--model", model)
+    assert (done.returncode, "there is no hand in any frame" in done.stderr) == (0, True), (
+        done.stderr
+    )
 
 
 def test_for_people(recording: Path, model: Path) -> None:

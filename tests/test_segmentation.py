@@ -149,7 +149,7 @@ def test_a_hand_whose_side_flickers_keeps_its_track_and_the_side_of_most_frames(
     assert [w.ended for w in windows if w.hand == "left" and w.ended] == ["side"] * (first == 0)
     assert ticks([w for w in windows if w.hand == "left"]) == [0, STEP] * (first == 0)
     assert segmenter.counts["hands_of_changing_side"] == len(wrong) + (1 if first == 0 else 0)
-    assert "now left, now right" in segmenter.notices[0]
+    assert "now left, now right" in segmenter.notices["hands_of_changing_side"]
 
 
 def test_a_hand_that_is_called_the_other_one_for_good_becomes_it() -> None:
@@ -200,6 +200,25 @@ def test_an_impossible_hand_costs_only_itself(spoil, count: str) -> None:
         assert len(segmenter.notices) == 1
 
 
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (lambda j: j * 1000.0, "in millimetres?"),
+        (lambda j: j * 100.0, "in centimetres?"),
+        (lambda j: j * 0.001, "in metres?"),
+        (lambda j: j + np.eye(22, 3, -10) * 90.0, "over 10 m away"),  # one joint astray
+        (lambda j: j + 15.0, "over 10 m away"),
+        (lambda j: j * 1e30, "over 10 m away"),
+    ],
+)
+@pytest.mark.filterwarnings("error")
+def test_an_absurd_hand_is_told_with_its_likely_cause(spoil, told: str) -> None:
+    joints = spoil(hand_joints()).astype(np.float32)
+    segmenter, _ = run([frame(i, i * 10 * MS, joints) for i in range(20)])
+    assert segmenter.counts["hands_absurd"] == 20
+    assert segmenter.notices["hands_absurd"].endswith(told)
+
+
 def test_a_hand_that_stays_where_it_jumped_starts_anew() -> None:
     frames = [frame(i, i * 10 * MS, hand_joints(0.0 if i < 20 else 1.5)) for i in range(100)]
     segmenter, windows = run(frames)
@@ -241,7 +260,7 @@ def test_a_publisher_that_starts_again_and_one_that_will_not_go() -> None:
     assert [w.ended for w in ended] == ["restart", ""]
     assert segmenter.push(frame(5, 240 * MS, hand_joints(), boot_id="a")) == []
     assert segmenter.counts["conflicting"] == 1
-    assert "two publishers" in segmenter.notices[0]
+    assert "two publishers" in segmenter.notices["conflicting"]
 
 
 def test_stale_live_frames_are_refused_and_replayed_ones_never() -> None:
@@ -259,7 +278,7 @@ def test_a_mirrored_device_is_told() -> None:
         [frame(i, i * 40 * MS, hand_joints(side="left"), side="right") for i in range(60)]
     )
     assert segmenter.counts["chirality"] == 1
-    assert "mirrored" in segmenter.notices[0]
+    assert "mirrored" in segmenter.notices["chirality"]
 
 
 def test_more_hands_than_allowed() -> None:

@@ -15,7 +15,7 @@ from ..datasets.base import DatasetError
 from ..datasets.convert import FORMATS, open_recordings
 from ..datasets.numbering import FrameNumbers
 from ..messages import Event
-from ..pipeline import BATCH, Pipeline, run_recording
+from ..pipeline import BATCH, Pipeline, recording_notes, run_recording
 from .configured import model_and_config
 
 
@@ -148,7 +148,8 @@ def process(
             if not devices:
                 complain(DatasetError(f"{name}: holds no frames"))
                 continue
-            for note in [*recording.notes, *pipeline.engine.notices, *refusals(pipeline)]:
+            notes = recording_notes(pipeline, devices)
+            for note in [*recording.notes, *notes, *refusals(pipeline)]:
                 click.echo(f"{name}: {note}", err=True)
             stream_s += max(n.seconds(int(n.times_ns[-1])) for n in devices.values())
             for line in event_lines(name, events, devices):

@@ -51,7 +51,7 @@ class SegmenterShell(Shell):
     def _send(self, windows: list[Window]) -> None:
         for window in windows:
             self.outlet.send(topics.of(window), encode(window), lossless=window.lossless)
-        for notice in self.segmenter.notices:
+        for notice in self.segmenter.notices.values():
             self.log.warning("%s", notice)
         self.segmenter.notices.clear()
 
