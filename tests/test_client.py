@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
+from collections.abc import Callable
+
 import msgspec
 import pytest
+import zmq
 
+from hgr_stream import client
+from hgr_stream.cli.demo import free_port
 from hgr_stream.client import PATIENCE_S, Gestures, Kinds, Received, Reception
 from hgr_stream.messages import Event, encode
 from hgr_stream.stream import topics
@@ -122,3 +129,57 @@ def test_who_asked_for_confirmed_alone_gets_it_whenever_it_comes() -> None:
     listener.restart("b")
     assert [listener.silence() for _ in range(3)] == [[], [], []]
     assert listener.step("confirmed") == ["confirmed"]
+
+
+def first_two(endpoint: str) -> list[Event]:
+    with client.subscribe(endpoint, kinds="all", timeout_s=5) as events:
+        return [next(events), next(events)]
+
+
+def first_two_async(endpoint: str) -> list[Event]:
+    async def gather() -> list[Event]:
+        got = []
+        async for event in client.subscribe_async(endpoint, kinds="all", timeout_s=5):
+            got.append(event)
+            if len(got) == 2:
+                break
+        return got
+
+    return asyncio.run(gather())
+
+
+@pytest.mark.parametrize("listen", [first_two, first_two_async])
+def test_over_sockets_a_new_gateway_ends_what_the_old_one_began(
+    listen: Callable[[str], list[Event]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing more is published: the silence alone brings the end."""
+    monkeypatch.setattr(client, "PATIENCE_S", 0.1)
+    port, over = free_port(), threading.Event()
+    boots = ["a", *["b"] * 100]  # asked first at the start
+    begun = Event("g1", "begin", "PINCH", "leap", "right", "right", 1, 7, 0.9)
+
+    def gateway() -> None:
+        with zmq.Context() as context, context.socket(zmq.XPUB) as public:
+            answers = context.socket(zmq.REP)
+            public.bind(f"tcp://127.0.0.1:{port}")
+            answers.bind(f"tcp://127.0.0.1:{port + 1}")
+            while not over.is_set():
+                if public.poll(10):
+                    public.recv()
+                    receipt = msgspec.msgpack.encode(["a", 1])
+                    public.send_multipart([topics.of(begun).encode(), encode(begun), receipt])
+                if answers.poll(10):
+                    answers.recv()
+                    reply = {"ok": True, "boot_id": boots.pop(0), "messages": []}
+                    answers.send(msgspec.msgpack.encode(reply))
+            answers.close(0)
+
+    thread = threading.Thread(target=gateway)
+    thread.start()
+    try:
+        begin, end = listen(f"tcp://127.0.0.1:{port}")
+    finally:
+        over.set()
+        thread.join()
+    assert (begin.kind, end.kind, end.id) == ("begin", "cancelled", "g1")
+    assert end.reason == "the gateway was started again"
