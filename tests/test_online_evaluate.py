@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,7 +36,7 @@ from hgr_stream.training.online_evaluate import (
 from hgr_stream.training.seen import seen, unseen
 from hgr_stream.training.tape import tape
 from hgr_stream.training.thresholds import Candidate, best_f1, choose, tune
-from hgr_stream.training.truth import sequences_of, truths_of
+from hgr_stream.training.truth import give_truth, sequences_of, truths_of
 from tests.hands import swipe_frames
 from tests.models import save_palm_model
 
@@ -294,3 +295,59 @@ def test_a_truth_file_of_ones_own(tmp_path: Path) -> None:
             truths_of(path, "leap")
     with pytest.raises(DatasetError, match="No such file"):
         truths_of(tmp_path / "none.csv", "leap")
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("A,1,2\nB,1.5,3\n", ":2: B begins before A of line 1 has ended"),
+        ("B,1.5,3\nA,1,2\n", ":1: B begins before A of line 2 has ended"),
+        ("A,1,2\nB,2,3\nA,1,2\n", ":3: says the same as line 1"),
+        ("A,nan,2\n", ":1: nan to 2 are no seconds"),
+        ("A,1,inf\n", ":1: 1 to inf are no seconds"),
+        (
+            "label,start_s,end_s,hand\nA,1,2,left\n",
+            ":1: wants label,start_s,end_s and nothing more",
+        ),
+        ("A,1,2,left\n", ":1: wants label,start_s,end_s and nothing more"),
+        ("label,start_s,end_s\nnone,1,2\n", ":2: none is no gesture"),
+        ("A,1,2\n\nB,18,60\n", ":3: B ends at 60 s, after the end of one.mcap"),
+    ],
+)
+def test_what_is_wrong_in_a_truth_file_is_told(tmp_path: Path, text: str, told: str) -> None:
+    frames = swipe_frames(3)
+    recording = Recording("one", tmp_path / "one.mcap", "one", frames)
+    path = tmp_path / "one.csv"
+    path.write_text(text)
+    with pytest.raises(DatasetError, match=re.escape(f"{path}{told}")):
+        give_truth(recording, path)
+    assert not recording.truths
+    last_s = (frames[-1].time_ns - frames[0].time_ns) / 1e9
+    path.write_text(f"A,1,2,\nB,2,{last_s + 0.9}\n")  # these are none: touching, a little late
+    give_truth(recording, path)
+    assert len(recording.truths) == 2
+
+
+def test_gestures_that_the_model_does_not_know_and_idle_recordings(tmp_path: Path) -> None:
+    model = str(save_palm_model(tmp_path / "palm.pt"))
+    file = tmp_path / "a.mcap"
+    with Writer(file) as writer:
+        for f in swipe_frames(3):
+            writer.write(topics.of(f), encode(f), f.time_ns, f.time_ns, f.seq)
+    truth = file.with_suffix(".csv")
+
+    def run(*args: str) -> Result:
+        args = ("--online", "--root", str(file), "--model", model, *args)
+        return CliRunner().invoke(judge_command, args, catch_exceptions=False)
+
+    truth.write_text("RIGHTT,1.0,1.4\nRIGHT,7.4,7.8\nRIGHTT,13.8,14.2\n")
+    done = run("--json")
+    assert done.stderr.count("does not know RIGHTT; did you mean RIGHT?") == 1
+    tuned = CliRunner().invoke(tune_command, [str(file), "--model", model])
+    assert tuned.stderr.count("does not know RIGHTT; did you mean RIGHT?") == 1
+    truth.write_text("")
+    assert "3 false events" in run().stdout
+    assert json.loads(run("--json").stdout)["gestures"] == 0
+    both = run("--truth", str(truth), "--silent")
+    assert both.exit_code == 2
+    assert "give one" in both.output

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +15,13 @@ from hgr_stream.cli.train_online import train
 from hgr_stream.datasets.base import DatasetError
 from hgr_stream.datasets.gestures import Gestures
 from hgr_stream.datasets.tables import annotations_beside
-from hgr_stream.messages import encode
+from hgr_stream.messages import Truth, encode
 from hgr_stream.recognition import bundle
 from hgr_stream.recording import Writer
 from hgr_stream.skeleton import N_JOINTS, Float32, bone_lengths
 from hgr_stream.stream import topics
 from hgr_stream.training.material import load, part_of
+from hgr_stream.training.recipe import Recipe, train_online
 from hgr_stream.training.splice import SpliceRule, idle_clips, splice
 from hgr_stream.training.streams import labels_of, split, to_streams
 from hgr_stream.training.truth import load_streams
@@ -231,6 +233,89 @@ def test_ones_own_recordings_with_a_truth_file_beside_them(tmp_path: Path) -> No
     (tmp_path / "one.csv").write_text("RIGHT,1000,1400\n")
     with pytest.raises(DatasetError, match="are its times seconds"):
         load_streams(tmp_path)
+
+
+def write_sessions(root: Path, *, idle: bool = False) -> Path:
+    """The usual layout: a folder a person, the recordings numbered."""
+    for k, person in enumerate(("anna", "ben")):
+        (root / person).mkdir(parents=True)
+        record(root / person / "1.mcap", 4 + k)
+        lines = [f"{('RIGHT', 'BACK')[i % 2]},{1 + 3.2 * i},{1.4 + 3.2 * i}\n" for i in range(6)]
+        (root / person / "1.csv").write_text("".join(lines))
+    if idle:
+        record(root / "anna" / "2.mcap", 2)
+        (root / "anna" / "2.csv").write_text("label,start_s,end_s\n")
+    return root
+
+
+def test_recordings_of_one_name_in_several_folders_are_several(tmp_path: Path) -> None:
+    found = load_streams(write_sessions(tmp_path))
+    assert [(q.name, q.subject) for q in found] == [("anna/1", "anna/1"), ("ben/1", "ben/1")]
+    inside, outside = split(to_streams(found, labels_of(found)), 0.2, 0)
+    assert len(inside) == len(outside) == 1
+    assert [q.name for q in load_streams(tmp_path / "ben")] == ["1"]
+    assert [q.name for q in load_streams(tmp_path / "ben" / "1.mcap")] == ["1"]
+
+
+def test_an_empty_truth_file_says_that_nobody_gestures(tmp_path: Path) -> None:
+    found = load_streams(write_sessions(tmp_path, idle=True))
+    assert [(q.name, len(q.segments)) for q in found] == [
+        ("anna/1", 6),
+        ("anna/2", 0),
+        ("ben/1", 6),
+    ]
+    for seed in range(4):  # settings cannot be chosen on idle time alone
+        _, outside = split(to_streams(found, labels_of(found)), 0.2, seed)
+        assert all(s.marks for s in outside)
+        assert outside
+    few = to_streams(found[:2], labels_of(found))
+    assert split(few, 0.2, 0) == (few, [])
+    many = to_streams([found[0], found[2], *[found[1]] * 5], labels_of(found))
+    for i, s in enumerate(many):
+        many[i] = replace(s, group=str(i))
+    assert sorted(len(s.marks) for s in split(many, 0.2, 0)[1]) == [0, 6]
+    (tmp_path / "anna" / "2.csv").unlink()
+    with pytest.raises(DatasetError, match=r"put a 2\.csv .* an empty one if nobody gestures"):
+        load_streams(tmp_path)
+
+
+def test_idle_recordings_are_trained_with_and_nothing_held_out_is_told(tmp_path: Path) -> None:
+    root = write_sessions(tmp_path / "sessions", idle=True)
+    out = tmp_path / "m.pt"
+    args = ["--online", "--dataset", "streams", "-o", str(out), "--minutes", "0.1"]
+    done = CliRunner().invoke(train, [*args, "--root", str(root), "--json", "--threads", "1"])
+    assert done.exit_code == 0, done.output
+    assert "nothing can be held out" not in done.output
+    (held,) = bundle.read_metadata(out).training["held_out"]
+    assert held in {"anna/1", "ben/1"}
+    done = CliRunner().invoke(
+        train, [*args, "--root", str(root / "anna"), "--folds", "3", "--threads", "1"]
+    )
+    assert "warning: nothing can be held out: all gestures come from one recording" in done.output
+
+
+def test_the_truth_beside_a_recording_replaces_its_own(tmp_path: Path) -> None:
+    path = tmp_path / "one.mcap"
+    with Writer(path) as writer:
+        for f in swipe_frames(3):
+            writer.write(topics.of(f), encode(f), f.time_ns, f.time_ns, f.seq)
+        truth = Truth(f.device, "", "OLD", 10**9, 2 * 10**9)
+        writer.write(topics.of(truth), encode(truth), f.time_ns, f.time_ns)
+    (q,) = load_streams(tmp_path)
+    assert [s.label for s in q.segments] == ["OLD"]
+    (tmp_path / "one.csv").write_text("NEW,1.0,1.4\n")
+    told: list[str] = []
+    (q,) = load([("streams", tmp_path)], tell=told.append)
+    assert [s.label for s in q.segments] == ["NEW"]
+    assert told == [f"{tmp_path / 'one.csv'}: taken instead of what one.mcap itself tells"]
+
+
+def test_a_gesture_cannot_be_called_none() -> None:
+    two = [sequence("1", 1), sequence("2", 2)]
+    for q in two:
+        q.segments = [replace(s, label="none" if i else "A") for i, s in enumerate(q.segments)]
+    with pytest.raises(ValueError, match="'none' is what is told of no gesture"):
+        train_online(two, Recipe())
 
 
 def test_a_recording_is_cut_where_the_hand_was_lost(tmp_path: Path) -> None:

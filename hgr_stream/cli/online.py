@@ -33,18 +33,21 @@ def open_all(
 ) -> list[Recording]:
     """The recordings to judge a model on, with what is performed; raises DatasetError."""
     from ..training.material import ISOLATED, part_of, spliced_recordings
-    from ..training.truth import complete, give_truth
+    from ..training.truth import complete, give_truth, own_recordings
 
     if dataset in ISOLATED:
         return spliced_recordings(dataset, root, split)
     format_: Format | None = dataset  # type: ignore[assignment]
-    recordings = list(open_recordings([part_of(root, split) if dataset else root], format_))
+    if dataset:
+        recordings = list(open_recordings([part_of(root, split)], format_))
+    else:
+        recordings = own_recordings(root)
     if truth is not None:
         if len(recordings) != 1:
             raise DatasetError(f"{truth}: a truth file belongs to one recording")
         give_truth(recordings[0], truth)
     elif not silent:
-        recordings = complete(recordings)
+        recordings = complete(recordings, lambda text: click.echo(text, err=True))
     return recordings
 
 
@@ -53,9 +56,13 @@ def judges(
 ) -> list[Recording]:
     """Those that the model was not trained on, the others told; raises DatasetError for none."""
     from ..training.seen import unseen
+    from ..training.truth import unknown_labels
 
     kept = unseen(bundle.metadata.training, recordings, dataset, split)
     tell_left_out(len(recordings) - len(kept), bundle.metadata.name)
+    if not dataset:
+        for line in unknown_labels(kept, bundle.metadata.labels, bundle.metadata.name):
+            click.echo(f"warning: {line}", err=True)
     return kept
 
 
@@ -144,6 +151,8 @@ def evaluate_online_command(
     from ..training.online_evaluate import timeline as draw
     from ..training.perturb import parse, perturbed
 
+    if truth is not None and silent:
+        raise click.UsageError("--truth says what is performed, --silent that nothing is: give one")
     try:
         changes = [parse(text) for text in perturb]
         bundle = load(config_.model.use)
@@ -151,6 +160,7 @@ def evaluate_online_command(
         with console.status("reading") as status:
             recordings = open_all(root, dataset, split, truth, silent)
             recordings = judges(bundle, recordings, dataset or "", split)
+            silent = silent or all(r.silent for r in recordings)
             said = f"{len(recordings)} recordings"
             if changes:
                 recordings = perturbed(recordings, changes)
@@ -332,13 +342,12 @@ def tune(
         false_per_hour = 1.0
     try:
         bundle = load(model)
-        recordings = open_all(file, None, "", truth, silent=False)
+        recordings = judges(bundle, open_all(file, None, "", truth, silent=False))
         if not any(t.label in bundle.metadata.labels for r in recordings for t in r.truths):
             raise DatasetError(
                 f"{file}: no gesture that {bundle.metadata.name} knows is said to be performed; "
                 "give a TRUTH file"
             )
-        recordings = judges(bundle, recordings)
         with Console(stderr=True, markup=False).status("running the recordings") as status:
             tuned = find(
                 bundle, recordings, false_per_hour, for_f1=goal == "f1", watch=status.update

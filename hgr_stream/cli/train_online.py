@@ -180,12 +180,19 @@ def train(
     from ..training.material import load, load_beside
     from ..training.online_folds import cross_validated, with_folds
     from ..training.recipe import Recipe, train_online, with_epochs, with_minutes
+    from ..training.streams import splits
 
     torch.set_num_threads(threads or os.cpu_count() or 1)
     console = Console(stderr=True, markup=False)
     bundle = _trainable(base) if base is not None else None
+
+    def tell(text: str) -> None:
+        click.echo(text, err=True)
+
     with errors_told(), console.status("reading") as status:
-        sequences = load([(dataset, root), *more], same=same, seed=seed, watch=status.update)
+        sequences = load(
+            [(dataset, root), *more], same=same, seed=seed, watch=status.update, tell=tell
+        )
         beside = load_beside(also, sequences, seed=seed, watch=status.update)
         others: dict[str, Any] = {n: load([(n, r)], seed=seed) for n, r in other}
         for sequence in (q for group in others.values() for q in group):
@@ -198,6 +205,11 @@ def train(
     }
     if beside:
         provenance["beside"] = ", ".join(f"{n}: {len(q)} sequences" for n, q in beside.items())
+    if bundle is None and held_out and not splits(sequences, held_out, seed):
+        tell(
+            "warning: nothing can be held out: all gestures come from one recording, or person. "
+            "The model gets no scores, and untuned settings: record a second one"
+        )
     recipe = Recipe(
         name=name or output.stem,
         seed=seed,

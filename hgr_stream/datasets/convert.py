@@ -160,7 +160,8 @@ class Recording:
     """One sequence of frames. ``frames`` may be iterated again and again.
 
     name: unique in its file; sequence_id: the benchmark's number ("17"), or the file's stem.
-    truths: what is performed in it, if the source says so, on the frames' stream time.
+    truths: what is performed in it, if the source says so, on the frames' stream time. silent: it
+    is known that nothing is.
     """
 
     name: str
@@ -169,6 +170,7 @@ class Recording:
     frames: Iterable[Frame]
     truths: list[Truth] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    silent: bool = False
 
 
 @dataclass

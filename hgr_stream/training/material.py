@@ -16,9 +16,11 @@ from ..datasets.stream_frames import StreamFrames, truths_of
 from .splice import SpliceRule, idle_clips, splice
 from .truth import load_streams
 
-CONTINUOUS: Final[dict[str, Callable[[Path], list[HandSequence]]]] = {
-    "shrec21": lambda root: load_shrec21(part_of(root, "train")),
-    "shrec22": lambda root: load_shrec22(part_of(root, "train")),
+Tell = Callable[[str], None]
+
+CONTINUOUS: Final[dict[str, Callable[[Path, Tell], list[HandSequence]]]] = {
+    "shrec21": lambda root, tell: load_shrec21(part_of(root, "train")),
+    "shrec22": lambda root, tell: load_shrec22(part_of(root, "train")),
     "streams": load_streams,
 }
 ISOLATED: Final[dict[str, Callable[[Path], Gestures]]] = {
@@ -34,20 +36,22 @@ def load(
     same: Mapping[str, str] | None = None,
     rule: SpliceRule | None = None,
     seed: int = 0,
-    watch: Callable[[str], None] = lambda _: None,
+    watch: Tell = lambda _: None,
+    tell: Tell = lambda _: None,
 ) -> list[HandSequence]:
     """All sequences of one or more data sets, each ``(name, folder)``.
 
     Isolated gestures are spliced into streams, with the idle stretches of the continuous sets among
     the sources. same: gestures that are called otherwise, old name -> new. Where there are several
-    sources, names and subjects begin with the source's. Raises DatasetError.
+    sources, names and subjects begin with the source's. watch: gets what is being done; tell: what
+    a person should know of one's own recordings. Raises DatasetError.
     """
     same = same or {}
     found: dict[int, list[HandSequence]] = {}
     for i, (name, root) in enumerate(sources):
         if name in CONTINUOUS:
             watch(f"reading {name}")
-            found[i] = CONTINUOUS[name](root)
+            found[i] = CONTINUOUS[name](root, tell)
     idle = idle_clips(q for sequences in found.values() for q in sequences)
     for i, (name, root) in enumerate(sources):
         if name in ISOLATED:
@@ -78,7 +82,8 @@ def load_beside(
     *,
     rule: SpliceRule | None = None,
     seed: int = 0,
-    watch: Callable[[str], None] = lambda _: None,
+    watch: Tell = lambda _: None,
+    tell: Tell = lambda _: None,
 ) -> dict[str, list[HandSequence]]:
     """Data sets by name that are learnt beside ``own``, whose idle stretches isolated gestures are
     spliced with. Raises DatasetError."""
@@ -86,7 +91,7 @@ def load_beside(
     for name, root in sources:
         watch(f"reading {name}")
         if name in CONTINUOUS:
-            found[name] = CONTINUOUS[name](root)
+            found[name] = CONTINUOUS[name](root, tell)
         else:
             found[name] = splice(ISOLATED[name](root), rule, idle=idle_clips(own), seed=seed)
     return found

@@ -117,6 +117,8 @@ def train_online(
         raise ValueError(
             f"{len(streams)} usable sequences with {len(labels)} kinds of gesture: too few to train"
         )
+    if "none" in labels:
+        raise ValueError("'none' is what is told of no gesture: call the gesture otherwise")
     beside = beside or {}
     inside, outside = split(streams, recipe.held_out, recipe.seed)
     sets = [BesideSet.of(name, found) for name, found in beside.items()]

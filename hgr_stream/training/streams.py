@@ -88,7 +88,9 @@ def split(
     """(training, held-out): whole groups of sequences, so that every class keeps its share.
 
     Groups are taken greedily: the next one is that which brings the held-out counts of all classes
-    nearest to ``held_out`` of their total.
+    nearest to ``held_out`` of their total. Groups without gestures are shared out apart from the
+    others, at random: no settings can be chosen on them alone. Of a single group with gestures
+    nothing is held out.
     """
     if held_out <= 0:
         return list(streams), []
@@ -103,18 +105,28 @@ def split(
         for m in (m for i in group for m in streams[i].marks):
             counts[k, m.label] += 1
     wanted = counts.sum(0) * held_out
+    told = np.flatnonzero(counts.any(1)).tolist()
+    if len(told) < 2:
+        return list(streams), []
     chosen: list[int] = []
     have = np.zeros(classes)
-    for _ in range(max(round(held_out * len(groups)), len(groups) > 1)):
-        left = rng.permutation([k for k in range(len(groups)) if k not in chosen])
+    for _ in range(max(round(held_out * len(told)), 1)):
+        left = rng.permutation([k for k in told if k not in chosen])
         best = min(left, key=lambda k: float(((have + counts[k] - wanted) ** 2).sum()))
         chosen.append(int(best))
         have += counts[best]
+    silent = rng.permutation(np.flatnonzero(~counts.any(1)))
+    chosen += silent[: round(held_out * len(silent))].tolist()
     out = {i for k in chosen for i in groups[k]}
     return (
         [s for i, s in enumerate(streams) if i not in out],
         [streams[i] for i in sorted(out)],
     )
+
+
+def splits(sequences: Sequence[HandSequence], held_out: float, seed: int) -> bool:
+    """Whether anything would be held out of them."""
+    return bool(split(to_streams(sequences, labels_of(sequences)), held_out, seed)[1])
 
 
 def resample(joints: Float32, time_s: Float64, at_s: Float64) -> Float32:

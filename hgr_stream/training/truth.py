@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from difflib import get_close_matches
 from itertools import pairwise
 from pathlib import Path
 from typing import Final
@@ -18,30 +19,60 @@ from ..skeleton import Float32, Side
 #: Without the hand for longer, a recording is cut in two: a line across tells nothing.
 MAX_GAP_NS: Final = 250_000_000
 MIN_FRAMES: Final = 8
+#: So much later than the last frame a gesture may end: annotated by eye, or on a video.
+LATE_NS: Final = 1_000_000_000
 
 
 def truths_of(path: Path, device: str) -> list[Truth]:
     """A truth file of one's own: CSV lines ``label,start_s,end_s`` (a header is allowed), seconds
-    from the recording's first frame. Raises DatasetError naming the line."""
-    truths = []
+    from the recording's first frame, in any order; none where nobody gestures. Raises DatasetError
+    naming the line."""
+    return [truth for _, truth in _lines(path, device)]
+
+
+def _lines(path: Path, device: str) -> list[tuple[int, Truth]]:
+    """Line numbers and truths, by their begin."""
+    found = []
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             for n, row in enumerate(csv.reader(file), 1):
                 cells = [cell.strip() for cell in row]
-                if not any(cells) or cells[0].startswith("#") or (n == 1 and cells[0] == "label"):
+                if not any(cells) or cells[0].startswith("#"):
                     continue
-                try:
-                    label, start_s, end_s = cells[0], float(cells[1]), float(cells[2])
-                except (ValueError, IndexError):
-                    raise DatasetError(f"{path}:{n}: wants label,start_s,end_s") from None
-                if not (label and 0 <= start_s < end_s < 1e6):
-                    raise DatasetError(f"{path}:{n}: start must come before end")
-                truths.append(Truth(device, "", label, round(start_s * 1e9), round(end_s * 1e9)))
+                if any(cells[3:]):
+                    raise DatasetError(f"{path}:{n}: wants label,start_s,end_s and nothing more")
+                if n == 1 and cells[0] == "label":
+                    continue
+                found.append((n, _truth(f"{path}:{n}", cells, device)))
     except UnicodeDecodeError as error:
         raise DatasetError(f"{path}: not a text file (byte {error.start})") from None
     except OSError as error:
         raise DatasetError(f"{path}: {error.strerror or error}") from None
-    return truths
+    found.sort(key=lambda line: line[1].onset_ns)
+    for (m, one), (n, other) in pairwise(found):
+        if other.onset_ns < one.offset_ns:
+            raise DatasetError(
+                f"{path}:{max(m, n)}: says the same as line {min(m, n)}"
+                if one == other
+                else f"{path}:{n}: {other.label} begins before {one.label} of line {m} has ended"
+            )
+    return found
+
+
+def _truth(place: str, cells: list[str], device: str) -> Truth:
+    try:
+        label, start_s, end_s = cells[0], float(cells[1]), float(cells[2])
+    except (ValueError, IndexError):
+        raise DatasetError(f"{place}: wants label,start_s,end_s") from None
+    if not label:
+        raise DatasetError(f"{place}: the gesture has no name")
+    if label.lower() == "none":
+        raise DatasetError(f"{place}: {label} is no gesture: leave the line out")
+    if not (0 <= start_s < 1e6 and 0 <= end_s < 1e6):  # NaN too
+        raise DatasetError(f"{place}: {cells[1]} to {cells[2]} are no seconds of a recording")
+    if not start_s < end_s:
+        raise DatasetError(f"{place}: start must come before end")
+    return Truth(device, "", label, round(start_s * 1e9), round(end_s * 1e9))
 
 
 def give_truth(recording: Recording, path: Path) -> None:
@@ -49,48 +80,85 @@ def give_truth(recording: Recording, path: Path) -> None:
     first = next(iter(recording.frames), None)
     if first is None:
         raise DatasetError(f"{recording.file}: holds no frames")
-    recording.truths = truths_of(path, first.device)
     last_ns = max(frame.time_ns for frame in recording.frames)
-    for truth in recording.truths:
-        truth.onset_ns += first.time_ns
-        truth.offset_ns += first.time_ns
-        if truth.onset_ns > last_ns:
+    lines = _lines(path, first.device)
+    for n, truth in lines:
+        if truth.offset_ns + first.time_ns > last_ns + LATE_NS:
             raise DatasetError(
-                f"{path}: {truth.label} begins at {(truth.onset_ns - first.time_ns) / 1e9:g} s, "
+                f"{path}:{n}: {truth.label} ends at {truth.offset_ns / 1e9:g} s, "
                 f"after the end of {recording.file.name} "
                 f"({(last_ns - first.time_ns) / 1e9:.1f} s): are its times seconds?"
             )
+        truth.onset_ns += first.time_ns
+        truth.offset_ns += first.time_ns
+    recording.truths = [truth for _, truth in lines]
+    recording.silent = not lines
 
 
 def truth_beside(recording: Recording) -> Path | None:
     """``NAME.csv`` beside the recording NAME, where there is one."""
-    path = recording.file.parent / f"{recording.name}.csv"
+    path = recording.file.parent / f"{recording.name.rpartition('/')[2]}.csv"
     return path if path.is_file() and path != recording.file else None
 
 
-def complete(recordings: Iterable[Recording]) -> list[Recording]:
-    """The same, those without a truth of their own given the one that lies beside them."""
+def complete(
+    recordings: Iterable[Recording], tell: Callable[[str], None] = lambda _: None
+) -> list[Recording]:
+    """The same, each given the truth that lies beside it; tell: hears where that replaces truth of
+    the recording's own."""
     out = list(recordings)
     for recording in out:
-        beside = None if recording.truths else truth_beside(recording)
+        beside = truth_beside(recording)
         if beside is not None:
+            own = len(recording.truths)
             give_truth(recording, beside)
+            if own:
+                tell(f"{beside}: taken instead of what {recording.file.name} itself tells")
     return out
 
 
-def load_streams(root: Path) -> list[HandSequence]:
+def own_recordings(root: Path) -> list[Recording]:
+    """One's own recordings of a file or folder, as yet without what lies beside them.
+
+    Where they lie in several folders their names are paths from ``root``: names are what they are
+    held out and asked for by. Raises DatasetError.
+    """
+    out = list(open_recordings([root]))
+    if len({recording.file.parent for recording in out}) > 1:
+        for recording in out:
+            folder = recording.file.relative_to(root).parent
+            recording.name = (folder / recording.name).as_posix()
+    return out
+
+
+def unknown_labels(recordings: Iterable[Recording], labels: Sequence[str], model: str) -> list[str]:
+    """A line for each gesture of the recordings that is none of the model's ``labels``, with the
+    one that was perhaps meant."""
+    strange = sorted({t.label for r in recordings for t in r.truths} - set(labels))
+    known = {label.lower(): label for label in labels}
+    lines = []
+    for label in strange:
+        near = get_close_matches(label.lower(), known, 1)
+        meant = f"; did you mean {known[near[0]]}?" if near else ""
+        lines.append(f"{model} does not know {label}{meant}")
+    return lines
+
+
+def load_streams(root: Path, tell: Callable[[str], None] = lambda _: None) -> list[HandSequence]:
     """One's own continuous recordings with truth, as training sequences.
 
     Any file or folder that ``hgr process`` reads; what is performed is in the recording or in a
-    ``NAME.csv`` beside it. Of each recording the hand seen most is taken, and cut where it was
-    lost; the pieces are held out together. Raises DatasetError naming a recording without truth.
+    ``NAME.csv`` beside it, which is empty where nobody gestures. Of each recording the hand seen
+    most is taken, and cut where it was lost; the pieces are held out together. tell: as of
+    ``complete``. Raises DatasetError naming a recording without truth.
     """
     out: list[HandSequence] = []
-    for recording in complete(open_recordings([root])):
-        if not recording.truths:
+    for recording in complete(own_recordings(root), tell):
+        if not (recording.truths or recording.silent):
+            plain = recording.name.rpartition("/")[2]
             raise DatasetError(
                 f"{recording.file}: says nothing of what is performed; put a "
-                f"{recording.name}.csv of label,start_s,end_s beside it"
+                f"{plain}.csv of label,start_s,end_s beside it, an empty one if nobody gestures"
             )
         found = sequences_of(recording)
         if not found:
