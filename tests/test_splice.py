@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 
 from hgr_stream.cli.online import evaluate_online_command
 from hgr_stream.cli.train_online import train
@@ -20,12 +20,13 @@ from hgr_stream.recognition import bundle
 from hgr_stream.recording import Writer
 from hgr_stream.skeleton import N_JOINTS, Float32, bone_lengths
 from hgr_stream.stream import topics
-from hgr_stream.training.material import load, part_of
+from hgr_stream.training.material import load, part_of, part_told
 from hgr_stream.training.recipe import Recipe, train_online
 from hgr_stream.training.splice import SpliceRule, idle_clips, splice
 from hgr_stream.training.streams import labels_of, split, to_streams
 from hgr_stream.training.truth import load_streams
 from tests.hands import hand_joints, swipe_frames
+from tests.models import save_palm_model
 from tests.test_training import sequence, write_shrec21
 
 RULE = SpliceRule(gestures=4, rounds=2)
@@ -362,3 +363,38 @@ def test_each_part_has_its_own_annotations(tmp_path: Path) -> None:
     truth = tmp_path / "test_set" / "ground_truth.txt"
     truth.write_text("")
     assert annotations_beside(tmp_path / "test_set") == truth
+
+
+def test_a_folder_of_the_other_part_alone_is_refused(tmp_path: Path) -> None:
+    latest = tmp_path / "latest"  # the word is not in it
+    (latest / "sequences").mkdir(parents=True)
+    (latest / "sequences" / "1.txt").write_text("")
+    assert part_told(latest, "test") == (latest, None)
+    (latest / "annotations_revised_training.txt").write_text("")
+    assert part_told(latest, "train") == (latest, "train")
+    with pytest.raises(DatasetError, match="holds the train part alone: --split train"):
+        part_told(latest, "test")
+    both = tmp_path / "both"
+    for name in ("training_set", "test_set"):
+        (both / name).mkdir(parents=True)
+        (both / name / "1.txt").write_text("")
+    for split_ in ("train", "test"):
+        assert part_told(both, split_)[1] == split_
+    with pytest.raises(DatasetError, match="holds the test part alone: --split test"):
+        part_told(both / "test_set" / "1.txt", "train")
+
+
+def test_the_command_tells_the_part_that_it_knows(tmp_path: Path) -> None:
+    root = write_shrec21(tmp_path / "s21", 2, 16.0)
+    model = str(save_palm_model(tmp_path / "palm.pt"))
+
+    def run(*args: str) -> Result:
+        args = ("--online", "--dataset", "shrec21", "--root", str(root), "--json", *args)
+        return CliRunner().invoke(evaluate_online_command, [*args, "--model", model])
+
+    assert json.loads(run("--split", "train").stdout)["split"] == "train"
+    refused = run()
+    assert refused.exit_code == 1
+    assert "holds the train part alone: --split train" in refused.output
+    (root / "annotations_revised_training.txt").rename(root / "annotations.txt")
+    assert json.loads(run().stdout)["split"] is None

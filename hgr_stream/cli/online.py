@@ -30,25 +30,27 @@ RULES = {
 
 def open_all(
     root: Path, dataset: str | None, split: str, truth: Path | None, silent: bool
-) -> list[Recording]:
-    """The recordings to judge a model on, with what is performed; raises DatasetError."""
-    from ..training.material import ISOLATED, part_of, spliced_recordings
+) -> tuple[list[Recording], str | None]:
+    """The recordings to judge a model on, with what is performed, and the part of the data set that
+    they are known to be; raises DatasetError."""
+    from ..training.material import ISOLATED, part_told, spliced_recordings
     from ..training.truth import complete, give_truth, own_recordings
 
     if dataset in ISOLATED:
-        return spliced_recordings(dataset, root, split)
+        return spliced_recordings(dataset, root, split), split
     format_: Format | None = dataset  # type: ignore[assignment]
     if dataset:
-        recordings = list(open_recordings([part_of(root, split)], format_))
+        part, known = part_told(root, split)
+        recordings = list(open_recordings([part], format_))
     else:
-        recordings = own_recordings(root)
+        recordings, known = own_recordings(root), None
     if truth is not None:
         if len(recordings) != 1:
             raise DatasetError(f"{truth}: a truth file belongs to one recording")
         give_truth(recordings[0], truth)
     elif not silent:
         recordings = complete(recordings, lambda text: click.echo(text, err=True))
-    return recordings
+    return recordings, known
 
 
 def judges(
@@ -158,7 +160,7 @@ def evaluate_online_command(
         bundle = load(config_.model.use)
         console = Console(stderr=True, markup=False)
         with console.status("reading") as status:
-            recordings = open_all(root, dataset, split, truth, silent)
+            recordings, part = open_all(root, dataset, split, truth, silent)
             recordings = judges(bundle, recordings, dataset or "", split)
             silent = silent or all(r.silent for r in recordings)
             said = f"{len(recordings)} recordings"
@@ -191,7 +193,7 @@ def evaluate_online_command(
     except (DatasetError, ModelError) as error:
         raise click.ClickException(str(error)) from None
     if as_json:
-        report = as_object(bundle, dataset, split, played, reports)
+        report = as_object(bundle, dataset, part, played, reports)
         click.echo(json.dumps({**report, "perturbed": [str(c) for c in changes]}))
     elif silent:
         hours = sum(p.seconds for p in played) / 3600
@@ -213,7 +215,7 @@ def evaluate_online_command(
 def as_object(
     bundle: Bundle,
     dataset: str | None,
-    split: str,
+    split: str | None,
     played: Sequence[Played],
     reports: dict[Grade, OnlineReport],
 ) -> dict[str, Any]:
@@ -342,7 +344,7 @@ def tune(
         false_per_hour = 1.0
     try:
         bundle = load(model)
-        recordings = judges(bundle, open_all(file, None, "", truth, silent=False))
+        recordings = judges(bundle, open_all(file, None, "", truth, silent=False)[0])
         if not any(t.label in bundle.metadata.labels for r in recordings for t in r.truths):
             raise DatasetError(
                 f"{file}: no gesture that {bundle.metadata.name} knows is said to be performed; "

@@ -67,7 +67,7 @@ Examples:
 Data sets:
   shrec21, shrec22  continuous, in their official layout
   streams           your own: recordings as hgr process reads them, what is performed in them or in
-                    a NAME.csv beside each (label,start_s,end_s)
+                    a NAME.csv beside each (label,start_s,end_s), an empty one if nobody gestures
   shrec17           isolated, in its official layout
   recordings        your own, one gesture a file, and a labels.csv (file,label,subject)
 Isolated gestures are spliced into streams, one person's gestures at a time, joined by moves, holds

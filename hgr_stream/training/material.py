@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,8 @@ from .splice import SpliceRule, idle_clips, splice
 from .truth import load_streams
 
 Tell = Callable[[str], None]
+#: The part of a data set in a name: shrec21_online_train, training_set; not "latest".
+_PART: Final = re.compile(r"(?<![a-z])(train|test)")
 
 CONTINUOUS: Final[dict[str, Callable[[Path, Tell], list[HandSequence]]]] = {
     "shrec21": lambda root, tell: load_shrec21(part_of(root, "train")),
@@ -132,6 +135,21 @@ def part_of(root: Path, split: str) -> Path:
         for name in ("train", "test")
     }
     return parts[split][0] if all(parts.values()) else root
+
+
+def part_told(root: Path, split: str) -> tuple[Path, str | None]:
+    """``part_of``, and ``split`` where names in the folder tell that it is that part, else None.
+
+    Raises DatasetError where they tell that it is the other part alone.
+    """
+    part = part_of(root, split)
+    folder = part.resolve() if part.is_dir() else part.resolve().parent
+    names = [folder.name, *(p.name for p in folder.rglob("*") if p.suffix == ".txt" or p.is_dir())]
+    told = {m[1] for name in names if (m := _PART.search(name.lower()))}
+    if len(told) == 1 and split not in told:
+        (other,) = told
+        raise DatasetError(f"{root}: holds the {other} part alone: --split {other}")
+    return part, split if told == {split} else None
 
 
 def _holds_data(folder: Path) -> bool:
