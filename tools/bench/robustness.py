@@ -57,11 +57,11 @@ def stills(dataset: str, root: Path) -> list[Recording]:
     """Hands that take up a posture of one of the data set's movements, and do not perform it."""
     from hgr_stream.datasets.base import HandSequence
     from hgr_stream.training.draw import Pool
-    from hgr_stream.training.material import CONTINUOUS, recording_of
+    from hgr_stream.training.material import load, recording_of
     from hgr_stream.training.stills import draw_still
     from hgr_stream.training.streams import labels_of, to_streams
 
-    sequences = CONTINUOUS[dataset](root)
+    sequences = load([(dataset, root)])
     labels = labels_of(sequences)
     pool = Pool.of(to_streams(sequences, labels), len(labels))
     rng = np.random.default_rng(0)
