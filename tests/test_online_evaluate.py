@@ -235,6 +235,11 @@ def test_the_commands_on_recordings_of_ones_own(tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     told = json.loads(done.stdout)
     assert (told["gestures"], told["confirmed"]["f1"], told["early"]["f1"]) == (9, 1.0, 1.0)
+    assert told["rule"] == "any"
+    assert "any overlap counts" in " ".join(run(judge_command, *judge).stdout.split())
+    assert run(judge_command, *judge, "--picture", str(picture), "--timeline", "z").output.endswith(
+        "no recording is called 'z'; there are a, b, c\n"
+    )
     keys = "detection_rate false_positives jaccard delay precision recall f1 false_per_hour"
     keys += " edit_accuracy time_to_detect commit_lag_ms calibration_error per_class"
     for key in keys.split():
@@ -266,6 +271,9 @@ def test_the_commands_on_recordings_of_ones_own(tmp_path: Path) -> None:
     low, high = said["after"]["intervals"]["f1"]
     assert 0 <= low < said["after"]["f1"] <= high <= 1
     assert out.read_text().startswith("[recognition.threshold]")
+    hourly = run(tune_command, str(folder))
+    assert "minutes without a gesture are short for 1 false events an hour" in hourly.stderr
+    assert "record 60 and more" in hourly.stderr
     wrong = run(judge_command, "--online", "--root", str(folder), "--perturb", "rate=x")
     assert wrong.exit_code == 1
     assert "wants a number" in wrong.output

@@ -17,14 +17,21 @@ from .model import tell_left_out
 
 if TYPE_CHECKING:
     from ..recognition.bundle import Bundle
+    from ..training.metrics import Rule
     from ..training.online_evaluate import Grade, OnlineReport, Played
 
 #: The benchmark whose rule scores a data set; spliced streams are scored by SHREC'21's.
-RULES = {
+RULES: dict[str, Rule] = {
     "shrec21": "shrec21",
     "shrec22": "shrec22",
     "shrec17": "shrec21",
     "recordings": "shrec21",
+}
+#: A rule, for people.
+SAID: dict[Rule, str] = {
+    "shrec21": "rule of SHREC'21",
+    "shrec22": "rule of SHREC'22",
+    "any": "any overlap counts",
 }
 
 
@@ -163,14 +170,15 @@ def evaluate_online_command(
             recordings, part = open_all(root, dataset, split, truth, silent)
             recordings = judges(bundle, recordings, dataset or "", split)
             silent = silent or all(r.silent for r in recordings)
-            said = f"{len(recordings)} recordings"
+            rule = RULES.get(dataset or "", "any")
+            said = f"{len(recordings)} recordings, {SAID[rule]}"
             if changes:
                 recordings = perturbed(recordings, changes)
                 said += f", {' '.join(map(str, changes))}"
             played, reports = evaluate(
                 bundle,
                 recordings,
-                RULES.get(dataset or "", "any"),  # type: ignore[arg-type]
+                rule,
                 config=config_,
                 shared=shared,
                 silent=silent,
@@ -180,7 +188,8 @@ def evaluate_online_command(
             wanted = timeline or played[0].name
             chosen = [(r, p) for r, p in zip(recordings, played, strict=True) if p.name == wanted]
             if not chosen:
-                raise DatasetError(f"no recording is called {wanted!r}")
+                names = ", ".join(p.name for p in played)
+                raise DatasetError(f"no recording is called {wanted!r}; there are {names}")
             try:
                 draw(bundle, chosen[0][0], chosen[0][1], picture)
             except OSError as error:
@@ -194,7 +203,7 @@ def evaluate_online_command(
         raise click.ClickException(str(error)) from None
     if as_json:
         report = as_object(bundle, dataset, part, played, reports)
-        click.echo(json.dumps({**report, "perturbed": [str(c) for c in changes]}))
+        click.echo(json.dumps({**report, "rule": rule, "perturbed": [str(c) for c in changes]}))
     elif silent:
         hours = sum(p.seconds for p in played) / 3600
         in_view = sum(p.hand_s for p in played) / 3600
@@ -387,6 +396,13 @@ def tune(
             err=True,
         )
     click.echo("(measured on the recordings that the thresholds were chosen on)", err=True)
+    idle_h = tuned.before.benchmark.idle_h
+    if false_per_hour and idle_h * false_per_hour < 1:
+        click.echo(
+            f"({60 * idle_h:.1f} minutes without a gesture are short for {false_per_hour:g} false "
+            f"events an hour: record {60 / false_per_hour:.0f} and more)",
+            err=True,
+        )
     if tuned.expected_f1 is not None:
         click.echo(
             f"F1 on recordings left out of the choice: {tuned.expected_f1:.3f}, with the model's "
