@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -103,3 +104,22 @@ def test_a_users_error_is_one_line_and_an_exit_code(
     assert "Traceback" not in done.stderr
     assert len(errors) == 1
     assert fault in errors[0]
+
+
+@pytest.mark.parametrize("missing", ["torch", "scipy"])
+def test_training_without_its_extra_names_the_cure(missing: str, tmp_path: Path) -> None:
+    code = f"""
+import sys
+sys.modules[{missing!r}] = None
+from hgr_stream.cli import main
+sys.argv = ["hgr", "train", "--online", "--dataset", "streams", "--root", ".", "-o", "m.pt"]
+main()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path
+    )
+    assert done.returncode == 1
+    # A real absence is told by the package's own name, this one by that of the module.
+    cure = rf"Error: training needs {missing}[.a-z]*: pip install 'hgr-stream\[train\]'"
+    assert re.match(cure, done.stderr)
+    assert "Traceback" not in done.stderr

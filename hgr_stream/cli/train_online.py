@@ -169,18 +169,18 @@ def train(
         raise click.ClickException(f"{output.parent}: no such folder; make it first")
     try:
         import torch
-    except ImportError:
-        raise click.ClickException(
-            "training needs torch: pip install 'hgr-stream[train]'"
-        ) from None
-    from rich.console import Console
+        from rich.console import Console
 
-    from ..recognition.bundle import ModelError
-    from ..training.draw import Shares
-    from ..training.material import load, load_beside
-    from ..training.online_folds import cross_validated, with_folds
-    from ..training.recipe import Recipe, train_online, with_epochs, with_minutes
-    from ..training.streams import splits
+        from ..recognition.bundle import ModelError
+        from ..training.draw import Shares
+        from ..training.material import load, load_beside
+        from ..training.online_folds import cross_validated, with_folds
+        from ..training.recipe import Recipe, train_online, with_epochs, with_minutes
+        from ..training.streams import splits
+    except ImportError as error:
+        raise click.ClickException(
+            f"training needs {error.name}: pip install 'hgr-stream[train]'"
+        ) from None
 
     torch.set_num_threads(threads or os.cpu_count() or 1)
     console = Console(stderr=True, markup=False)
