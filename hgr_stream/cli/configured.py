@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import click
 
 from .. import config
 
 F = TypeVar("F", bound=Callable[..., Any])
+_MODEL: Final = f"{__name__}.model"
 
 
 def model_and_config(command: F) -> F:
-    """Both options; ``config_`` comes as the checked file, its ``model.use`` set to --model."""
+    """Both options, as one argument ``config_``: the checked file, its ``model.use`` --model's."""
     command = click.option(
         "--config",
         "config_",
@@ -26,12 +27,18 @@ def model_and_config(command: F) -> F:
     return click.option(
         "--model",
         is_eager=True,  # before the config, whose model it overrules
+        expose_value=False,
+        callback=_named,
         help="A shipped name or a file.  [default: the config's, or leap]",
     )(command)
 
 
+def _named(context: click.Context, _: click.Parameter, name: str | None) -> None:
+    context.meta[_MODEL] = name
+
+
 def _checked(context: click.Context, _: click.Parameter, path: Path | None) -> config.Config:
     found = config.Config() if path is None else config.load(path)
-    if named := context.params.get("model"):
+    if named := context.meta[_MODEL]:
         found.model.use = named
     return found

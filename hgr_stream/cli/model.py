@@ -125,6 +125,9 @@ def _metadata(model: str) -> tuple[Path, Metadata]:
 
 def _facts(m: Metadata) -> Iterator[tuple[str, str]]:
     """What is worth a line, with its title."""
+    from ..recognition.bundle import ModelError
+    from ..training.learnt import unpacked
+
     work = f"steps at {m.rate_hz:g} Hz"
     if m.kind == "windowed":
         work = f"windows of {m.size} frames at {m.rate_hz:g} Hz, every {m.hop}"
@@ -134,9 +137,6 @@ def _facts(m: Metadata) -> Iterator[tuple[str, str]]:
     exchanged = ", ".join(f"{a} is {b}" for a, b in m.mirror_labels.items())
     if m.mirror_left:
         yield "left hands", "are mirrored" + (f": {exchanged}" if exchanged else "")
-    from ..recognition.bundle import ModelError
-    from ..training.learnt import unpacked
-
     t: dict[str, Any] = dict(m.training)
     seen, held_out = t.pop("seen", []), t.pop("held_out", [])
     for key in ("data", "command", "export", "seed", "trained_on"):

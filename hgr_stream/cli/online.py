@@ -138,7 +138,6 @@ def evaluate_online_command(
     dataset: str | None,
     root: Path,
     split: str,
-    model: str | None,
     config_: Config,
     truth: Path | None,
     picture: Path | None,

@@ -85,7 +85,6 @@ label, or cancelled, by a line that says why.
 @click.option("--threads", default=1, show_default=True, type=click.IntRange(1, 64))
 def process(
     files: tuple[Path, ...],
-    model: str | None,
     config_: Config,
     format_: str | None,
     as_json: bool,
@@ -102,11 +101,12 @@ def process(
     from rich.progress import Progress, SpinnerColumn, TimeElapsedColumn
 
     from ..recognition.bundle import ModelError, load
-    from ..recognition.engine import Engine
+    from ..recognition.choice import settings
 
     try:
         bundle = load(config_.model.use, threads)
-        Engine(bundle, asked=config_.recognition)  # refuses what the model does not know
+        # Refuses what the model does not know, before a recording is read.
+        settings(bundle.metadata, config_.recognition, bundle.metadata.decoder)
     except ModelError as error:
         raise click.ClickException(str(error)) from None
     failed: list[str] = []
