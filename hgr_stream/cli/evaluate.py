@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from .train_isolated import DATASETS, load_gestures
+from .train_isolated import DATASETS, load_gestures, needs
 
 if TYPE_CHECKING:
     from ..datasets.gestures import Gestures
@@ -70,9 +70,7 @@ def evaluate(
         from ..training.evaluate import OverlapError, draw_confusion
         from ..training.isolated_recipe import TrainingError
     except ImportError as error:
-        raise click.ClickException(
-            f"evaluating needs {error.name}: pip install 'hgr-stream[train]'"
-        ) from None
+        raise needs("evaluating", error) from None
     try:
         gestures, whole = _gestures(dataset, root, labels, split, _rate_hz(chosen))
         found = _report(chosen, gestures, whole, split, coarse)

@@ -55,7 +55,7 @@ def divided(gestures: Gestures, split: Path) -> tuple[Gestures, list[str]]:
     """The gestures that a split file names, and the people of its part test; raises
     click.ClickException, for people who are in both parts as well."""
     from ..datasets.base import DatasetError
-    from ..datasets.gestures import read_split
+    from ..datasets.gestures import in_order, read_split
 
     try:
         parts = read_split(split, gestures)
@@ -67,7 +67,7 @@ def divided(gestures: Gestures, split: Path) -> tuple[Gestures, list[str]]:
             f"{split}: subject {both[0]!r} is in both parts; a person is learnt or held out whole"
         )
     named = sorted(i for part in parts.values() for i in part.tolist())
-    return gestures.take(named), sorted(test, key=lambda s: (len(s), s))
+    return gestures.take(named), in_order(test)
 
 
 def first_of(notes: list[str], most: int = 5) -> list[str]:
@@ -141,8 +141,9 @@ def options_of(context: click.Context) -> dict[str, Any]:
     return {k: plain(k, v) for k, v in sorted(context.params.items()) if k not in _APART}
 
 
-def _needs(error: ImportError) -> click.ClickException:
-    return click.ClickException(f"training needs {error.name}: pip install 'hgr-stream[train]'")
+def needs(what: str, error: ImportError) -> click.ClickException:
+    """``what`` is to be done without the extra that it needs."""
+    return click.ClickException(f"{what} needs {error.name}: pip install 'hgr-stream[train]'")
 
 
 def remembered(context: click.Context, _: click.Parameter, folder: Path | None) -> Path | None:
@@ -153,7 +154,7 @@ def remembered(context: click.Context, _: click.Parameter, folder: Path | None) 
         from ..training.isolated_recipe import TrainingError
         from ..training.runs import read_run, runs_in
     except ImportError as error:
-        raise _needs(error) from None
+        raise needs("training", error) from None
     try:
         before = read_run(runs_in(folder)[0]).get("options", {})
     except (TrainingError, OSError) as error:
@@ -317,7 +318,7 @@ def train_isolated_command(
         from ..training.isolated_recipe import TrainingError
         from ..training.runs import LAST
     except ImportError as error:
-        raise _needs(error) from None
+        raise needs("training", error) from None
     torch.set_num_threads(threads)
     gestures = load_gestures(
         dataset, root, int(classes) if classes else None, labels, rate_hz,

@@ -16,6 +16,7 @@ from click.core import ParameterSource
 from .model import show_scores, tell_left_out
 from .progress import Stages
 from .recordings import errors_told
+from .train_isolated import needs
 
 if TYPE_CHECKING:
     from ..datasets.base import HandSequence
@@ -178,9 +179,7 @@ def train(
         from ..training.recipe import Recipe, train_online, with_epochs, with_minutes
         from ..training.streams import splits
     except ImportError as error:
-        raise click.ClickException(
-            f"training needs {error.name}: pip install 'hgr-stream[train]'"
-        ) from None
+        raise needs("training", error) from None
 
     torch.set_num_threads(threads or os.cpu_count() or 1)
     console = Console(stderr=True, markup=False)
@@ -193,8 +192,8 @@ def train(
         sequences = load(
             [(dataset, root), *more], same=same, seed=seed, watch=status.update, tell=tell
         )
-        beside = load_beside(also, sequences, seed=seed, watch=status.update)
-        others: dict[str, Any] = {n: load([(n, r)], seed=seed) for n, r in other}
+        beside = load_beside(also, sequences, seed=seed, watch=status.update, tell=tell)
+        others: dict[str, Any] = {n: load([(n, r)], seed=seed, tell=tell) for n, r in other}
         for sequence in (q for group in others.values() for q in group):
             sequence.segments = [
                 replace(s, label=same.get(s.label, s.label)) for s in sequence.segments

@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import io
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
@@ -402,6 +402,11 @@ def _canonical(recording: NDArray) -> Float32 | None:
 # ---- who is held out ----------------------------------------------------------------------------
 
 
+def in_order(subjects: Iterable[str]) -> list[str]:
+    """Each once, 9 before 10."""
+    return sorted(set(subjects), key=lambda s: (len(s), s))
+
+
 def fold_subjects(subjects: Sequence[str], folds: int) -> list[list[str]]:
     """Subjects in ``folds`` groups of about equally many gestures, the same at every call.
 
@@ -426,7 +431,7 @@ def divide(
     """Positions to train on and positions held out; raises DatasetError for unknown subjects."""
     unknown = sorted(set(held_out) - set(subjects))
     if unknown:
-        known = ", ".join(sorted(set(subjects), key=lambda s: (len(s), s)))
+        known = ", ".join(in_order(subjects))
         raise DatasetError(f"no subject {unknown[0]!r} in the data (there are: {known})")
     out = np.isin(np.array(subjects), list(held_out))
     if held_out and out.all():

@@ -18,14 +18,14 @@ import torch
 from numpy.typing import NDArray
 
 from ..datasets.base import DatasetError
-from ..datasets.gestures import Gestures
+from ..datasets.gestures import Gestures, in_order
 from ..recognition import bundle
 from ..recognition.bundle import Bundle, ModelError
 from ..skeleton import N_JOINTS, Float32
 from .distort import resampled
 from .intervals import by_recording, wilson
 from .isolated_outputs import calibrated
-from .learnt import among, fingerprints, same_people, unpacked
+from .learnt import shared
 from .metrics import calibration_error
 
 FRACTIONS: Final = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
@@ -131,30 +131,15 @@ def align(labels: Sequence[str], gestures: Gestures) -> Gestures:
 def refuse_overlap(
     training: dict[str, Any], gestures: Gestures, whole: Gestures | None = None
 ) -> None:
-    """Raise OverlapError if the model has learnt from one of ``gestures``, or from somebody in
-    them.
-
-    Takes are known again by what they hold. Subjects are compared where a name means the same
-    person: in the same official data set, and where takes of ``whole`` [gestures], of which the
-    gestures are a part, were learnt. A model that does not tell its takes is known by the name of
-    its data set, and refused for it if it does not tell its subjects either.
-    """
-    known = unpacked(training)
-    if known is None:
-        same = training.get("data") == gestures.data
-    else:
-        learnt = int(among(fingerprints(gestures), known).sum())
-        if learnt:
-            raise OverlapError(
-                f"trained on {learnt} of the {len(gestures)} gestures it would be evaluated on"
-            )
-        same = same_people(str(training.get("data", "")), whole or gestures, known)
-    told = training.get("subjects")
-    if not same:
-        return
-    if told is None:
+    """Raise OverlapError if the model has learnt from one of ``gestures``, a part of ``whole``
+    [gestures], or from somebody in them; see ``learnt.shared``."""
+    takes, both = shared(training, gestures, whole or gestures)
+    if takes:
+        raise OverlapError(
+            f"trained on {len(takes)} of the {len(gestures)} gestures it would be evaluated on"
+        )
+    if both and training.get("subjects") is None:
         raise OverlapError(f"the model was trained on {gestures.data} and does not tell on whom")
-    both = sorted(set(told) & set(gestures.subjects), key=lambda s: (len(s), s))
     if both:
         raise OverlapError(
             f"trained on {len(both)} of the {len(set(gestures.subjects))} subjects it would be "
@@ -221,10 +206,7 @@ def report(
             "gestures": int(true),
         }
     people = np.array(gestures.subjects)
-    per_subject = {
-        s: float(right[people == s].mean())
-        for s in sorted(set(gestures.subjects), key=lambda s: (len(s), s))
-    }
+    per_subject = {s: float(right[people == s].mean()) for s in in_order(gestures.subjects)}
     low, high = wilson(int(right.sum()), len(labels))
     absent = [name for name in names if name not in per_class]
     notes = [f"not in the data: {', '.join(absent)}"] if absent else []

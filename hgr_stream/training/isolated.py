@@ -156,7 +156,7 @@ def train_isolated(
     teachers = [t for f in recipe.teachers for t in teachers_for(Path(f), gestures, outside)]
     if not resume:
         learnt = [fingerprints(g) for g in (gestures.take(inside), *others)]
-        told["learnt"] = packed(*learnt, *(t.learnt for t in teachers))
+        told["learnt"] = packed(*learnt, *(t.learnt for t in teachers if t.learnt is not None))
         folder.mkdir(parents=True, exist_ok=True)
         (folder / RUN).write_text(json.dumps(told, indent=1))
     found = _Loop(
@@ -226,16 +226,15 @@ class _Loop:
         return Beside(sets, self.net.pooled, recipe.beside, recipe.dropout)
 
     def run(self, resume: bool, watch: Watch, held_out: list[str]) -> Outcome:
-        notes = []
         if resume:
             self._load()
-        if self._ended() and (self.folder / SCORES).exists():
-            notes.append(f"{self.folder}: was finished already; nothing was done")
-        else:
+        finished = self._ended() and (self.folder / SCORES).exists()
+        if not finished:
             self._learn(watch)
         self.average.module.load_state_dict(read(self.folder / BEST))
-        if not notes:
+        if not finished:
             self._finish()
+        notes = [f"{self.folder}: was finished already; nothing was done"] if finished else []
         return Outcome(
             self.folder, self.average.module, self.best, held_out, self.epoch, self.recipe.seed,
             len(self.outside), notes,

@@ -14,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from ..datasets.gestures import Gestures
+from ..datasets.gestures import Gestures, in_order
 from ..recognition.bundle import ModelError
 from ..skeleton import N_JOINTS, Float32, with_palm
 
@@ -86,6 +86,27 @@ def same_people(data: str, gestures: Gestures, known: Prints) -> bool:
     if data == gestures.data and data in OFFICIAL:
         return True
     return bool(among(fingerprints(gestures), known).any())
+
+
+def shared(
+    training: dict[str, Any], gestures: Gestures, whole: Gestures
+) -> tuple[list[int], list[str]]:
+    """What a model has learnt from of ``gestures``, a part of ``whole``: takes, by position, which
+    are known again by what they hold, and people.
+
+    People are compared where a name means the same person: in the same official data set, and where
+    takes of ``whole`` were learnt. A model that does not tell its takes is known by the name of its
+    data set; there, one that does not tell its subjects may have learnt from everybody.
+    """
+    known = unpacked(training)
+    if known is None:
+        takes: list[int] = []
+        same = training.get("data") == gestures.data
+    else:
+        takes = np.flatnonzero(among(fingerprints(gestures), known)).tolist()
+        same = same_people(str(training.get("data", "")), whole, known)
+    people, told = set(gestures.subjects) if same else set(), training.get("subjects")
+    return takes, in_order(people if told is None else people & set(told))
 
 
 def shows(others: Gestures, gestures: Gestures, held: NDArray[np.int64]) -> NDArray[np.bool_]:

@@ -19,11 +19,11 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from ..datasets.gestures import NO_STREAM, Gestures
+from ..datasets.gestures import NO_STREAM, Gestures, in_order
 from ..recognition import bundle, devineau, flagship, flagship_stream
 from ..recognition.options import FORMAT, DecoderOptions, Metadata, mirror_pairs
 from .isolated_recipe import Net, Recipe, TrainingError, build
-from .learnt import Prints, among, fingerprints, same_people, unpacked
+from .learnt import Prints, shared, unpacked
 from .made_with import versions
 
 SHORTEST: Final = 0.02  # share of the gestures that last less than a window of the stream
@@ -63,7 +63,7 @@ def new_settings(
         "shortest_s": float(
             np.quantile((gestures.lengths[inside] - 1) / gestures.rate_hz, SHORTEST)
         ),
-        "subjects": sorted({gestures.subjects[i] for i in inside}, key=lambda s: (len(s), s)),
+        "subjects": in_order(gestures.subjects[i] for i in inside),
         "held_out": list(held_out),
         "recipe": asdict(recipe),
         "command": command,
@@ -267,7 +267,7 @@ class Teacher(NamedTuple):
     """``learnt`` is what it has learnt from, as far as it tells."""
 
     net: Net
-    learnt: Prints
+    learnt: Prints | None
 
 
 def teachers_for(folder: Path, gestures: Gestures, held: NDArray[np.int64]) -> list[Teacher]:
@@ -277,23 +277,16 @@ def teachers_for(folder: Path, gestures: Gestures, held: NDArray[np.int64]) -> l
     Of a folder of folds it is the fold that held them out, too: so that folds can be taught.
     """
     fit, first = [], ""
-    people = {gestures.subjects[i] for i in held}
+    part = gestures.take(held)
     for run in runs_in(folder):
         net, settings, _ = load_run(run)
         if settings["classes"] != gestures.classes or settings["canonical"] != gestures.canonical:
             raise TrainingError(f"{run}: a teacher of other classes or channels")
-        known = unpacked(settings)
-        if known is None:
-            same, takes = settings["data"] == gestures.data, []
-            known = fingerprints(gestures.take([]))
+        takes, people = shared(settings, part, gestures)
+        if takes or people:
+            first = first or (part.subjects[takes[0]] if takes else people[0])
         else:
-            same = same_people(settings["data"], gestures, known)
-            takes = held[among(fingerprints(gestures.take(held)), known)].tolist()
-        seen = sorted(people & set(settings["subjects"]), key=lambda s: (len(s), s))
-        if takes or (same and seen):
-            first = first or (gestures.subjects[takes[0]] if takes else seen[0])
-        else:
-            fit.append(Teacher(net, known))
+            fit.append(Teacher(net, unpacked(settings)))
     if not fit:
         raise TrainingError(f"{folder}: this teacher was trained on the held-out {first!r}")
     return fit

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..datasets.base import DatasetError, HandSequence, Segment
-from ..datasets.gestures import Gestures
+from ..datasets.gestures import Gestures, in_order
 from ..skeleton import PARENTS, WRIST, Float32, with_palm
 from . import augment
 from .augment import _waves
@@ -130,7 +130,7 @@ def _people(gestures: Gestures) -> dict[str, list[int]]:
     """Takes by person, or by groups that stand for people where too few are named: the same groups
     at every call, so that who was held out can be told later."""
     rng = np.random.default_rng(0)
-    people = sorted(set(gestures.subjects), key=lambda s: (len(s), s))
+    people = in_order(gestures.subjects)
     if len(people) >= MIN_PEOPLE and "" not in people:
         return {p: [i for i, s in enumerate(gestures.subjects) if s == p] for p in people}
     counts = np.bincount(gestures.labels, minlength=len(gestures.classes))
