@@ -225,7 +225,7 @@ def test_the_test_list_is_not_learnt_beside(tmp_path: Path) -> None:
             np.savetxt(folder / "skeletons_world.txt", rng.normal(0, 0.1, (9, 66)))
             lines.append(f"{g} 1 {subject} 1 {g} {2 * g - 1} 9")
         (tmp_path / f"{split}_gestures.txt").write_text("\n".join(lines))
-    (found,) = load_others((f"shrec17={tmp_path}",))
+    (found,) = load_others((f"shrec17={tmp_path}",), 30.0)
     assert set(found.subjects) == {"1"}
 
 

@@ -176,7 +176,7 @@ def test_thresholds_that_lose_elsewhere_are_not_taken(
     bundle = load(save_palm_model(tmp_path / "palm.pt"))
     recordings = [swipes(hz) for hz in (100.0, 60.0, 50.0)]
     for lost, taken in ((0.02, True), (0.06, False)):
-        monkeypatch.setattr(thresholds, "_cross_validated", lambda _, lost=lost: (0.9, 0.9 - lost))
+        monkeypatch.setattr(thresholds, "_cross_validated", lambda *_, lost=lost: (0.9, 0.9 - lost))
         tuned = tune(bundle, recordings, None, for_f1=True)
         assert bool(tuned.threshold) is taken
 
@@ -359,3 +359,56 @@ def test_gestures_that_the_model_does_not_know_and_idle_recordings(tmp_path: Pat
     both = run("--truth", str(truth), "--silent")
     assert both.exit_code == 2
     assert "give one" in both.output
+
+
+def test_tuning_on_recordings_in_which_nobody_gestures_begins_with_the_config(
+    tmp_path: Path,
+) -> None:
+    model = str(save_palm_model(tmp_path / "palm.pt"))
+    file, config = tmp_path / "night.mcap", tmp_path / "kiosk.toml"
+    with Writer(file) as writer:
+        for f in swipe_frames(3):
+            writer.write(topics.of(f), encode(f), f.time_ns, f.time_ns, f.seq)
+
+    def run(*args: str) -> Result:
+        return CliRunner().invoke(tune_command, [str(file), "--model", model, *args])
+
+    unsaid = run()
+    assert unsaid.exit_code == 1
+    assert "give a TRUTH file, or --silent" in unsaid.output
+    quiet = run("--silent")
+    assert quiet.exit_code == 0, quiet.output
+    assert "[recognition.threshold]\n" in quiet.stdout
+    assert "after      0.0 false events an hour" in quiet.stderr
+    assert "recall" not in quiet.stderr
+    (tmp_path / "night.csv").write_text("")  # says the same
+    assert run().stdout == quiet.stdout
+
+    config.write_text('[recognition]\nignore = ["RIGHT"]\n[recognition.threshold]\nLEFT = 0.3\n')
+    deaf = run("--config", str(config), "--json")
+    told = json.loads(deaf.stdout)
+    assert (told["before"]["false_per_hour"], told["threshold"]) == (0.0, {"LEFT": 0.3})
+    assert "# these thresholds will do\n[recog" in run("--config", str(config)).stdout
+    assert "says nothing of F1" in run("--for", "f1").output
+    assert run("--silent", "truth.csv").exit_code == 2
+
+
+def test_of_several_false_events_the_least_sure_goes_first() -> None:
+    strays = [Candidate("A", 0.9, False, True), Candidate("B", 0.4, False, True)]
+    assert choose(strays, 1) == {"B": 0.7}
+
+
+def test_recordings_without_truth_are_left_out(tmp_path: Path) -> None:
+    model = str(save_palm_model(tmp_path / "palm.pt"))
+    folder = tmp_path / "sessions"
+    folder.mkdir()
+    for name in ("a", "b"):
+        with Writer(folder / f"{name}.mcap") as writer:
+            for f in swipe_frames(3):
+                writer.write(topics.of(f), encode(f), f.time_ns, f.time_ns, f.seq)
+    (folder / "a.csv").write_text("RIGHT,1.0,1.4\nRIGHT,7.4,7.8\nRIGHT,13.8,14.2\n")
+    args = ["--online", "--root", str(folder), "--model", model, "--json"]
+    done = CliRunner().invoke(judge_command, args)
+    told = json.loads(done.stdout)
+    assert (told["recordings"], told["confirmed"]["precision"]) == (1, 1.0)
+    assert re.search(r"left out: \S*b.mcap: says nothing .* put a b.csv", done.stderr)

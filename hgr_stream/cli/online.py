@@ -57,7 +57,22 @@ def open_all(
         give_truth(recordings[0], truth)
     elif not silent:
         recordings = complete(recordings, lambda text: click.echo(text, err=True))
+        recordings = recordings if dataset else _told_of(recordings)
     return recordings, known
+
+
+def _told_of(recordings: list[Recording]) -> list[Recording]:
+    """One's own recordings whose truth is known, unless there is none: where nothing is said every
+    event would count as false."""
+    from ..training.truth import nothing_told
+
+    kept = [r for r in recordings if r.truths or r.silent]
+    if not kept:
+        return recordings
+    for recording in recordings:
+        if not (recording.truths or recording.silent):
+            click.echo(f"left out: {nothing_told(recording)}", err=True)
+    return kept
 
 
 def judges(
@@ -297,6 +312,7 @@ Examples:
   hgr tune session.mcap truth.csv --false-per-hour 0.5 -o thresholds.toml
   hgr tune sessions/ --for f1                a sensor that the model never saw: a few recordings
   hgr tune sessions/ --for f1 --false-per-hour 1 --model hololens
+  hgr tune night.mcap --silent --config kiosk.toml       nobody gestures; begin with what is set
 \b
 TRUTH is a CSV file of label,start_s,end_s, in seconds from the first frame; of a folder,
 each recording NAME brings its own or has a NAME.csv beside it.
@@ -304,7 +320,8 @@ each recording NAME brings its own or has a NAME.csv beside it.
 )
 @click.argument("file", type=click.Path(path_type=Path))
 @click.argument("truth", type=click.Path(path_type=Path), required=False)
-@click.option("--model", default="leap", show_default=True, help="A shipped name or a file.")
+@model_and_config
+@click.option("--silent", is_flag=True, help="Nobody gestures in the recordings.")
 @click.option(
     "--for",
     "goal",
@@ -329,7 +346,8 @@ each recording NAME brings its own or has a NAME.csv beside it.
 def tune(
     file: Path,
     truth: Path | None,
-    model: str,
+    config_: Config,
+    silent: bool,
     goal: str,
     false_per_hour: float | None,
     output: Path | None,
@@ -340,7 +358,8 @@ def tune(
     Prints a [recognition.threshold] table for the config. For few false events record an hour in
     which people do what they do there, gestures and all: thresholds are as good as the recording is
     long. For a new sensor (--for f1) ten recordings with every gesture two or three times will do;
-    the same recordings do more with hgr train --online --from MODEL.
+    the same recordings do more with hgr train --online --from MODEL. Thresholds that the config has
+    are where the search begins, and are printed with those found.
     """
     from rich.console import Console
 
@@ -348,23 +367,33 @@ def tune(
     from ..training.intervals import rounded
     from ..training.thresholds import tune as find
 
+    if truth is not None and silent:
+        raise click.UsageError("TRUTH says what is performed, --silent that nothing is: give one")
     if goal == "quiet" and false_per_hour is None:
         false_per_hour = 1.0
     try:
-        bundle = load(model)
-        recordings = judges(bundle, open_all(file, None, "", truth, silent=False)[0])
-        if not any(t.label in bundle.metadata.labels for r in recordings for t in r.truths):
+        bundle = load(config_.model.use)
+        recordings = judges(bundle, open_all(file, None, "", truth, silent)[0])
+        silent = silent or all(r.silent for r in recordings)
+        if silent:
+            for recording in recordings:
+                recording.truths = []
+        elif not any(t.label in bundle.metadata.labels for r in recordings for t in r.truths):
             raise DatasetError(
                 f"{file}: no gesture that {bundle.metadata.name} knows is said to be performed; "
-                "give a TRUTH file"
+                "give a TRUTH file, or --silent if nobody gestures"
             )
+        if silent and goal == "f1":
+            raise DatasetError(f"{file}: nobody gestures there, which says nothing of F1")
         with Console(stderr=True, markup=False).status("running the recordings") as status:
             tuned = find(
-                bundle, recordings, false_per_hour, for_f1=goal == "f1", watch=status.update
-            )
+                bundle, recordings, false_per_hour, for_f1=goal == "f1", config=config_,
+                watch=status.update,
+            )  # fmt: skip
     except (DatasetError, ModelError) as error:
         raise click.ClickException(str(error)) from None
-    lines = ["[recognition.threshold]", *(f'"{k}" = {v}' for k, v in tuned.threshold.items())]
+    threshold = {**config_.recognition.threshold, **tuned.threshold}
+    lines = ["[recognition.threshold]", *(f'"{k}" = {v}' for k, v in threshold.items())]
     if output is not None:
         try:
             output.write_text("\n".join(lines) + "\n")
@@ -374,7 +403,7 @@ def tune(
         click.echo(
             json.dumps(
                 {
-                    "threshold": tuned.threshold,
+                    "threshold": threshold,
                     **{
                         name: {**r.summary(), "intervals": rounded(r.intervals)}
                         for name, r in (("before", tuned.before), ("after", tuned.after))
@@ -384,14 +413,19 @@ def tune(
             )
         )
         return
-    click.echo("\n".join(lines) if tuned.threshold else "# the model's own thresholds will do")
+    if not tuned.threshold:
+        whose = "these" if threshold else "the model's own"
+        click.echo(f"# {whose} thresholds will do")
+    if threshold:
+        click.echo("\n".join(lines))
     for name, r in (("before", tuned.before), ("after", tuned.after)):
         b = r.benchmark
         limits = r.intervals.get("false_per_hour")  # none where it is never idle
         within = f" (95 %: {limits[0]:.1f} to {limits[1]:.1f})" if limits else ""
+        worth = f", recall {b.recall:.3f}, precision {b.precision:.3f}, F1 {b.f1:.3f}"
         click.echo(
-            f"{name:6}  {b.false_per_hour:6.1f} false events an hour{within}, "
-            f"recall {b.recall:.3f}, precision {b.precision:.3f}, F1 {b.f1:.3f}",
+            f"{name:6}  {b.false_per_hour:6.1f} false events an hour{within}"
+            f"{'' if silent else worth}",
             err=True,
         )
     click.echo("(measured on the recordings that the thresholds were chosen on)", err=True)

@@ -76,8 +76,9 @@ def first_of(notes: list[str], most: int = 5) -> list[str]:
     return notes[:most] + ([f"and {more} more"] if more > 0 else [])
 
 
-def load_others(named: tuple[str, ...]) -> list[Gestures]:
-    """Data sets as ``shrec21=DIR`` that are learnt beside; raises click.ClickException."""
+def load_others(named: tuple[str, ...], rate_hz: float) -> list[Gestures]:
+    """Data sets as ``shrec21=DIR`` that are learnt beside, recordings at ``rate_hz``; raises
+    click.ClickException."""
     from ..datasets.base import DatasetError
     from ..datasets.gestures import load_continuous
 
@@ -90,7 +91,7 @@ def load_others(named: tuple[str, ...]) -> list[Gestures]:
                     found.append(load_continuous(name, root))
                 case "shrec17" | "recordings" if root:
                     part = official_part(name, Path(root))
-                    found.append(load_gestures(name, Path(root), None, None, 30.0, part))
+                    found.append(load_gestures(name, Path(root), None, None, rate_hz, part))
                 case _:
                     raise click.UsageError(
                         f"--also {one}: wants shrec17, shrec21, shrec22 or recordings, =DIR"
@@ -209,7 +210,7 @@ Then: hgr evaluate runs/s17 ..., hgr export runs/s17 -o mine.pt, tensorboard --l
 @click.option("--labels", type=click.Path(exists=True, dir_okay=False, path_type=Path),
               help="CSV of file,label[,subject].  [default: ROOT/labels.csv]")  # fmt: skip
 @click.option("--rate", "rate_hz", type=click.FloatRange(1, 1000), default=30.0, show_default=True,
-              help="Frames a second of the recordings.")  # fmt: skip
+              help="Frames a second of recordings, those of --also too.")  # fmt: skip
 @click.option("--model", type=click.Choice(["flagship", "devineau"]), default="flagship",
               show_default=True)  # fmt: skip
 @click.option("--recipe", type=click.Choice(["modern", "original"]), default="modern",
@@ -335,7 +336,7 @@ def train_isolated_command(
     )  # fmt: skip
     command = shlex.join(["hgr", *sys.argv[1:]])
     common: dict[str, Any] = {"device": device, "resume": resume is not None, "command": command}
-    common["also"] = load_others(also)
+    common["also"] = load_others(also, rate_hz)
     common["options"] = options_of(context)
     many_folds = len(set(gestures.subjects)) if folds == "all" else int(folds or 0)
     outcomes: list[Outcome] = []

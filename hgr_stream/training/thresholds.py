@@ -1,8 +1,9 @@
 """Each gesture's least confidence, chosen on recordings with known truth.
 
 For *few false events*: while there are too many, the threshold is raised that loses the fewest true
-events for each false one it removes. None is lowered: a recording without false events is no reason
-to be less strict elsewhere.
+events for each false one it removes; of several, and where nobody gestures, that of the least sure
+false event. None is lowered: a recording without false events is no reason to be less strict
+elsewhere.
 
 For *F1*, as on a sensor that the model never saw: there the network still names most gestures, but
 its verifier is less sure of them, and right ones are refused. Thresholds are lowered as well as
@@ -17,16 +18,18 @@ The network runs once; other thresholds are tried on its ``tape``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Final
 
+import msgspec
 import numpy as np
 
-from ..config import Recognition
+from ..config import Config, Recognition
 from ..datasets.convert import Recording
 from ..recognition.bundle import Bundle
-from ..recognition.choice import settings
+from ..recognition.choice import Choice, settings
 from .metrics import overlap, pair
 from .online_evaluate import OnlineReport, Played, judged, report
 from .tape import Tape, tape
@@ -36,6 +39,7 @@ PRIOR: Final = 10.0
 FOLDS: Final = 4
 LEAST_RECORDINGS: Final = 3  #: for cross-validation
 CLEAR_LOSS: Final = 0.05  #: of F1, in cross-validation
+NONE: Final[Mapping[str, float]] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,7 @@ class Candidate:
 
 @dataclass
 class Tuned:
-    """The thresholds, and the recordings' figures without and with them.
+    """The thresholds chosen, and the recordings' figures without and with them.
 
     usual_f1, expected_f1: on recordings that were not used for choosing, without and with them;
     None where that was not asked for, or there are too few recordings.
@@ -80,16 +84,16 @@ def choose(found: Sequence[Candidate], allowed: int) -> dict[str, float]:
     threshold: dict[str, float] = {}
     kept = list(found)
     while sum(c.stray for c in kept) > allowed:
-        best: tuple[float, str, float] | None = None
+        best: tuple[float, float, str] | None = None
         for label in {c.label for c in kept if c.stray}:
             mine = [c for c in kept if c.label == label]
             for stray in (c for c in mine if c.stray):
                 gone = [c for c in mine if c.confidence <= stray.confidence]
                 cost = sum(c.right for c in gone) / sum(c.stray for c in gone)
-                if best is None or (cost, label) < best[:2]:
-                    best = (cost, label, stray.confidence)
+                better = (cost, stray.confidence, label)
+                best = better if best is None else min(best, better)
         assert best is not None
-        _, label, at = best
+        _, at, label = best
         above = min((c.confidence for c in kept if c.label == label and c.confidence > at),
                     default=1.0)  # fmt: skip
         threshold[label] = round(min((at + above) / 2, 1.0), 4)
@@ -121,59 +125,72 @@ def tune(
     false_per_hour: float | None,
     *,
     for_f1: bool = False,
+    config: Config | None = None,
     watch: Callable[[str], None] = lambda _: None,
 ) -> Tuned:
     """Find thresholds: for the highest F1 if asked for, then for at most so many false events an
-    hour of these recordings' idle time unless that is None."""
-    tapes = []
+    hour of these recordings' idle time unless that is None. config: a daemon's, of which
+    [recognition] and [segmentation] hold here too; its own thresholds are where the search begins.
+    """
+    config = config or Config()
+    asked, tapes = config.recognition, []
     for recording in recordings:
         watch(recording.name)
-        tapes.append(tape(bundle, recording))
-    before = report(_played(tapes), "confirmed", "any")
+        tapes.append(tape(bundle, recording, config.segmentation))
+    before = report(_played(tapes, asked), "confirmed", "any")
     threshold: dict[str, float] = {}
     usual = expected = None
     if for_f1:
-        threshold = _for_f1(tapes)
+        threshold = _for_f1(tapes, asked)
         if len(tapes) >= LEAST_RECORDINGS:
             watch("cross-validation")
-            usual, expected = _cross_validated(tapes)
+            usual, expected = _cross_validated(tapes, asked)
             if expected < usual - CLEAR_LOSS:
                 threshold = {}
     if false_per_hour is not None:
-        played = _played(tapes, threshold)
+        played = _played(tapes, asked, threshold)
         idle_s = sum(p.seconds - p.frame_s * sum(t.length for t in p.truths) for p in played)
         allowed = int(false_per_hour * max(idle_s, 0.0) / 3600)
         threshold |= choose(candidates(played), allowed)
-    after = report(_played(tapes, threshold), "confirmed", "any")
+    after = report(_played(tapes, asked, threshold), "confirmed", "any")
     return Tuned(threshold, before, after, usual, expected)
 
 
-def _for_f1(tapes: Sequence[Tape]) -> dict[str, float]:
-    labels = tapes[0].bundle.metadata.labels
-    return best_f1(candidates(_played(tapes, dict.fromkeys(labels, 0.0))), labels)
+def _for_f1(tapes: Sequence[Tape], asked: Recognition) -> dict[str, float]:
+    choice = Choice(asked)
+    labels = [label for label in tapes[0].bundle.metadata.labels if choice.wanted(label)]
+    return best_f1(candidates(_played(tapes, asked, dict.fromkeys(labels, 0.0))), labels)
 
 
-def _cross_validated(tapes: Sequence[Tape]) -> tuple[float, float]:
+def _cross_validated(tapes: Sequence[Tape], asked: Recognition) -> tuple[float, float]:
     """F1 on recordings left out of the choice: with the model's own thresholds, and with chosen."""
     own: list[Played] = []
     chosen: list[Played] = []
     folds = min(FOLDS, len(tapes))
     for k in range(folds):
         out = tapes[k::folds]
-        own += _played(out)
-        chosen += _played(out, _for_f1([t for i, t in enumerate(tapes) if i % folds != k]))
+        others = [t for i, t in enumerate(tapes) if i % folds != k]
+        own += _played(out, asked)
+        chosen += _played(out, asked, _for_f1(others, asked))
     return _f1(own), _f1(chosen)
 
 
-def _played(tapes: Sequence[Tape], threshold: dict[str, float] | None = None) -> list[Played]:
-    """The recordings judged under these thresholds; gestures that the model does not know are not
-    asked for."""
+def _played(
+    tapes: Sequence[Tape], asked: Recognition, threshold: Mapping[str, float] = NONE
+) -> list[Played]:
+    """The recordings judged as ``asked``, with these thresholds instead of those there; gestures
+    that the model does not know, or that are not told, are not asked for."""
+    asked = msgspec.structs.replace(asked, threshold={**asked.threshold, **threshold})
     out = []
     for t in tapes:
-        metadata = t.bundle.metadata
-        options = settings(metadata, Recognition(threshold=threshold or {}), metadata.decoder)
-        p = judged(t.recording, t.events(options), t.numbers)
-        p.truths = [truth for truth in p.truths if truth.label in metadata.labels]
+        metadata, choice = t.bundle.metadata, Choice(asked)
+        options = settings(metadata, asked, metadata.decoder)
+        p = judged(t.recording, choice.of(t.events(options)), t.numbers)
+        p.truths = [
+            truth
+            for truth in p.truths
+            if truth.label in metadata.labels and choice.wanted(truth.label)
+        ]
         out.append(p)
     return out
 

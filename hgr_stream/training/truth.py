@@ -144,6 +144,15 @@ def unknown_labels(recordings: Iterable[Recording], labels: Sequence[str], model
     return lines
 
 
+def nothing_told(recording: Recording) -> str:
+    """What is wrong with a recording without truth, and the cure."""
+    plain = recording.name.rpartition("/")[2]
+    return (
+        f"{recording.file}: says nothing of what is performed; put a {plain}.csv of "
+        "label,start_s,end_s beside it, an empty one if nobody gestures"
+    )
+
+
 def load_streams(root: Path, tell: Callable[[str], None] = lambda _: None) -> list[HandSequence]:
     """One's own continuous recordings with truth, as training sequences.
 
@@ -155,11 +164,7 @@ def load_streams(root: Path, tell: Callable[[str], None] = lambda _: None) -> li
     out: list[HandSequence] = []
     for recording in complete(own_recordings(root), tell):
         if not (recording.truths or recording.silent):
-            plain = recording.name.rpartition("/")[2]
-            raise DatasetError(
-                f"{recording.file}: says nothing of what is performed; put a "
-                f"{plain}.csv of label,start_s,end_s beside it, an empty one if nobody gestures"
-            )
+            raise DatasetError(nothing_told(recording))
         found = sequences_of(recording)
         if not found:
             raise DatasetError(f"{recording.file}: no hand in it")
