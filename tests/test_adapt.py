@@ -21,8 +21,8 @@ from hgr_stream.recognition.segments import SegmentDater, SegmentVerifier
 from hgr_stream.recognition.unfold import unfolded
 from hgr_stream.training.adapt import gentle, mixed, widened
 from hgr_stream.training.draw import ChunkRule
+from hgr_stream.training.learnt import Learnt, unlearnt
 from hgr_stream.training.online import Schedule, train_network
-from hgr_stream.training.seen import unseen
 from hgr_stream.training.streams import Mark, labels_of, to_streams
 from tests.models import save_palm_model
 from tests.test_online_folds import stream
@@ -158,8 +158,10 @@ def test_the_command_brings_a_model_to_another_sensor(
     assert (m.name, m.labels, m.rate_hz) == ("mine", before.labels, before.rate_hz)
     assert m.training["from"]["name"] == "base"
     assert m.training["data"] == "shrec21, 4 sequences"
-    assert set(before.training["seen"]) < set(m.training["seen"])
-    assert len(m.training["seen"]) == 12
+    learnt = Learnt.from_metadata(m.training)
+    assert Learnt.from_metadata(before.training).recordings < learnt.recordings
+    assert len(learnt.recordings) == 12
+    assert "learnt" not in m.training["from"]
     assert m.scores == json.loads(told)["scores"]
     assert m.scores["left_out"]["f1"] >= m.scores["before"]["f1"] - 0.05
     assert m.scores["left_out"]["f1"] > 0.5
@@ -168,7 +170,7 @@ def test_the_command_brings_a_model_to_another_sensor(
     # Neither what it was trained on now nor what it was before may judge it.
     for known in (place, base.parent / "data"):
         with pytest.raises(ValueError, match="trained on all of these"):
-            unseen(m.training, list(open_recordings([known], "shrec21")))
+            unlearnt(m.training, list(open_recordings([known], "shrec21")))
     shown = CliRunner().invoke(cli, ["model", "show", str(out)]).output
     assert "before that" in shown
     assert "base: hgr " in " ".join(shown.split())

@@ -16,14 +16,18 @@ from test_isolated import QUICK, takes, write_takes
 from hgr_stream.cli.evaluate import evaluate as evaluate_command
 from hgr_stream.cli.model import model_show
 from hgr_stream.cli.train_isolated import load_others, train_isolated_command
+from hgr_stream.datasets.base import DatasetError
 from hgr_stream.datasets.gestures import Gestures, load_recordings, load_shrec17
+from hgr_stream.datasets.takes import among, fingerprints, packed, unpacked
 from hgr_stream.recognition import bundle
 from hgr_stream.recognition.bundle import ModelError
 from hgr_stream.training.evaluate import OverlapError, refuse_overlap
 from hgr_stream.training.isolated import Outcome, train_isolated
 from hgr_stream.training.isolated_recipe import TrainingError, scaled
-from hgr_stream.training.learnt import among, fingerprints, packed, shows, unpacked
+from hgr_stream.training.learnt import Learnt, new_to, unlearnt
+from hgr_stream.training.material import recording_of
 from hgr_stream.training.runs import RUN, SCORES, export_run, read_run
+from hgr_stream.training.splice import SpliceRule, splice
 
 BRIEF = scaled(QUICK, epochs=1)
 
@@ -70,8 +74,7 @@ def test_a_take_is_known_rounded_and_nothing_else_is(gestures: Gestures, written
     copies = replace(
         gestures, sequences=[written(s).astype(np.float32) for s in gestures.sequences]
     )
-    known = unpacked({"learnt": packed(fingerprints(gestures.take(range(40))))})
-    assert known is not None
+    known = unpacked(packed(fingerprints(gestures.take(range(40)))))
     assert among(fingerprints(copies), known).tolist() == [i < 40 for i in range(72)]
     assert not among(fingerprints(other_takes()), known).any()
 
@@ -113,12 +116,16 @@ def test_flat_hands_and_other_channels_are_told_apart(gestures: Gestures) -> Non
 
 
 def test_they_are_small_and_a_broken_one_is_named(gestures: Gestures) -> None:
-    text = packed(fingerprints(gestures), fingerprints(gestures))
+    text = packed(np.concatenate([fingerprints(gestures), fingerprints(gestures)]))
     assert len(text) == 16 * len(gestures)
-    assert unpacked({}) is None
+    told = Learnt.from_gestures(gestures).metadata()
+    assert Learnt.from_metadata({"learnt": told}).count == len(gestures)
+    (set_,) = told["takes"]
     for broken in ("AAAA", "not base64 at all", 7):
         with pytest.raises(ModelError, match="cannot be read"):
-            unpacked({"learnt": broken})
+            Learnt.from_metadata({"learnt": {"takes": [set_ | {"prints": broken}]}})
+    with pytest.raises(ModelError, match="cannot be read"):
+        Learnt.from_metadata({"learnt": told | {"streams": []}})
 
 
 # ---- evaluating ---------------------------------------------------------------------------------
@@ -164,11 +171,8 @@ def test_other_people_of_the_same_names_are_judged(run: Outcome, tmp_path: Path)
 
 def test_new_takes_of_whom_it_has_learnt_are_refused(gestures: Gestures) -> None:
     """A person is not held out by another take: in one folder a name is one person."""
-    training = {
-        "data": "made-up",
-        "subjects": ["0", "1"],
-        "learnt": packed(fingerprints(gestures.take(range(36)))),
-    }
+    learnt = Learnt.from_gestures(replace(gestures, data="made-up").take(range(36)))
+    training = {"learnt": learnt.metadata()}
     others = other_takes()
     both = replace(
         gestures,
@@ -182,8 +186,9 @@ def test_new_takes_of_whom_it_has_learnt_are_refused(gestures: Gestures) -> None
     refuse_overlap(training, both.take(range(108, 144)), both)
     with pytest.raises(OverlapError, match="trained on 1 of the 3 subjects"):
         refuse_overlap(training, both.take([*range(90, 144)]), both)
+    official = Learnt.from_gestures(replace(gestures, data="shrec17").take(range(36)))
     with pytest.raises(OverlapError, match="trained on 2 of the 4 subjects"):
-        refuse_overlap(training | {"data": "shrec17"}, replace(others, data="shrec17"))
+        refuse_overlap({"learnt": official.metadata()}, replace(others, data="shrec17"))
     refuse_overlap(training, replace(others, data="made-up"))
 
 
@@ -206,13 +211,44 @@ def test_the_held_out_are_not_learnt_beside(gestures: Gestures, tmp_path: Path) 
         gestures, recipe, tmp_path / "r", held_out=["1"], device="cpu", also=[copy]
     )
     assert run.notes == ["copy: 18 gestures of the held-out are not learnt beside"]
-    known = unpacked(read_run(run.folder))
-    assert known is not None
-    assert len(known) == 54
-    _, held = np.arange(18), np.arange(18, 36)
+    assert Learnt.from_metadata(read_run(run.folder)).count == 54
     official, others = replace(gestures, data="shrec17"), replace(other_takes(), data="shrec17")
-    assert shows(others, official, held).tolist() == [18 <= i < 36 for i in range(72)]
-    assert not shows(other_takes(), replace(gestures, data="takes"), held).any()
+    held = Learnt.from_gestures(official.take(range(18, 36)))
+    takes, people = held.of_gestures(others)
+    assert not takes.any()
+    assert people.tolist() == [18 <= i < 36 for i in range(72)]
+    held = Learnt.from_gestures(replace(gestures, data="takes").take(range(18, 36)))
+    assert not np.any(held.of_gestures(other_takes()))
+
+
+def test_people_of_several_sets_are_not_mistaken_for_each_other(gestures: Gestures) -> None:
+    """Person 3 of SHREC'17 was learnt beside two others that are called 0 and 1."""
+    official = replace(other_takes(), data="shrec17")
+    beside = official.take([i for i, s in enumerate(official.subjects) if s == "3"][::2])
+    learnt = Learnt.from_gestures(gestures.take(range(36)), beside)
+    given = official.take(range(1, 72, 2))
+    takes, people = Learnt.from_metadata({"learnt": learnt.metadata()}).of_gestures(given, official)
+    assert not takes.any()
+    assert set(np.array(given.subjects)[people]) == {"3"}
+
+
+def test_streams_spliced_of_what_was_learnt_are_known(gestures: Gestures, tmp_path: Path) -> None:
+    people = splice(gestures, SpliceRule(rounds=1))
+    streams = [recording_of(q, tmp_path, "takes") for q in splice(gestures, seed=1)]
+
+    def kept(learnt: Learnt) -> set[str]:
+        return {r.name[0] for r in unlearnt({"learnt": learnt.metadata()}, streams)}
+
+    assert kept(Learnt.from_sequences(q for q in people if q.subject in "02")) == set("13")
+    assert kept(Learnt.from_gestures(gestures.take([0]))) == set("123")
+    assert kept(Learnt.from_gestures(other_takes())) == set("0123")
+    with pytest.raises(DatasetError, match="trained on all"):
+        kept(Learnt.from_gestures(gestures))
+    # More of whom it knows may be learnt, though it does not judge.
+    few = Learnt.from_sequences([people[0]])
+    new = [q for q in people if q.subject == "0"][1:]
+    assert few.of_sequences(people).sum() == len(new) + 1
+    assert len(new_to({"learnt": few.metadata()}, people)) == len(people) - 1
 
 
 def test_the_test_list_is_not_learnt_beside(tmp_path: Path) -> None:
@@ -239,9 +275,8 @@ def test_a_teacher_that_knows_the_held_out_by_another_name(
         train_isolated(gestures, taught, tmp_path / "s", held_out=["1"], device="cpu")
     few = gestures.take([i for i, s in enumerate(gestures.subjects) if s != "0"])
     student = train_isolated(few, taught, tmp_path / "s", held_out=["3"], device="cpu")
-    known = unpacked(read_run(student.folder))
-    assert known is not None
-    assert len(known) == 54  # what the teacher has seen came to the student, too
+    learnt = Learnt.from_metadata(read_run(student.folder))
+    assert learnt.count == 54  # what the teacher has seen came to the student, too
 
 
 # ---- going on -----------------------------------------------------------------------------------

@@ -25,6 +25,7 @@ from hgr_stream.recording import Writer
 from hgr_stream.skeleton import mirrored
 from hgr_stream.stream import topics
 from hgr_stream.training import thresholds
+from hgr_stream.training.learnt import Learnt, unlearnt
 from hgr_stream.training.metrics import Span, calibration_error, score
 from hgr_stream.training.online_evaluate import (
     Played,
@@ -33,7 +34,6 @@ from hgr_stream.training.online_evaluate import (
     report,
     timeline,
 )
-from hgr_stream.training.seen import seen, unseen
 from hgr_stream.training.tape import tape
 from hgr_stream.training.thresholds import Candidate, best_f1, choose, tune
 from hgr_stream.training.truth import give_truth, sequences_of, truths_of
@@ -184,11 +184,11 @@ def test_thresholds_that_lose_elsewhere_are_not_taken(
 def test_recordings_that_a_model_was_trained_on_do_not_judge_it(tmp_path: Path) -> None:
     several = [swipes(hz) for hz in (100.0, 60.0, 50.0)]
     of = [sequences_of(r)[0] for r in several]
-    held = {"seen": seen([of[0], of[2]])}
-    assert unseen(held, several) == [several[1]]
-    assert unseen({}, several) == several  # a file that does not say
+    held = {"learnt": Learnt.from_sequences([of[0], of[2]]).metadata()}
+    assert unlearnt(held, several) == [several[1]]
+    assert unlearnt({}, several) == several  # a file that does not say
     with pytest.raises(DatasetError, match="trained on all"):
-        unseen({"seen": seen(of)}, several)
+        unlearnt({"learnt": Learnt.from_sequences(of).metadata()}, several)
 
     # The same hand in another format, under another name, as a left hand.
     file = tmp_path / "renamed.mcap"
@@ -197,23 +197,9 @@ def test_recordings_that_a_model_was_trained_on_do_not_judge_it(tmp_path: Path) 
             writer.write(topics.of(f), encode(f), f.time_ns, f.time_ns, f.seq)
     again = list(open_recordings([file]))
     with pytest.raises(DatasetError, match="trained on all"):
-        unseen(held, again)
+        unlearnt(held, again)
     left = replace(of[0], joints=mirrored(of[0].joints), side="left")
-    assert seen([left]) == seen([of[0]])
-
-
-def test_spliced_streams_of_people_trained_on_do_not_judge() -> None:
-    several = [Recording(n, Path("x"), n, [], []) for n in ("anna.01", "anna.02", "bert.01")]
-
-    def kept(training: dict, split: str = "train", dataset: str = "recordings") -> list[str]:
-        return [r.name for r in unseen(training, several, dataset, split)]
-
-    both = {"data": "recordings+shrec21, 9", "held_out": ["recordings:anna.07", "shrec21:1"]}
-    assert kept(both) == ["anna.01", "anna.02"]
-    assert len(kept(both, "test")) == 3
-    assert len(kept(both, dataset="shrec17")) == 3
-    with pytest.raises(DatasetError, match="trained on all"):
-        kept({**both, "trained_on": "all sequences at the end"})
+    assert Learnt.from_sequences([left]) == Learnt.from_sequences([of[0]])
 
 
 def test_the_commands_on_recordings_of_ones_own(tmp_path: Path) -> None:

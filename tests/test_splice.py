@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
+from hgr_stream.cli.evaluate import evaluate as evaluate_command
 from hgr_stream.cli.online import evaluate_online_command
 from hgr_stream.cli.train_online import train
 from hgr_stream.datasets.base import DatasetError
@@ -172,6 +174,10 @@ def test_sources_are_joined_and_gestures_renamed(tmp_path: Path) -> None:
         load([("recordings", takes)], same={"UP": "DOWN"})
 
 
+def train_brief(args: list[str]) -> Result:
+    return CliRunner().invoke(train, [*args, "--minutes", "0.1", "--threads", "1"])
+
+
 def test_the_command_trains_on_ones_own_takes_and_judges_who_was_held_out(tmp_path: Path) -> None:
     takes = write_takes(tmp_path / "takes", list("abcde"))
     stream = write_shrec21(tmp_path / "s21", 4, 16.0)
@@ -187,12 +193,43 @@ def test_the_command_trains_on_ones_own_takes_and_judges_who_was_held_out(tmp_pa
     people = {n.rpartition(".")[0] for n in metadata.training["held_out"] if n[0] == "r"}
     assert people
     judge = ["--online", "--dataset", "recordings", "--root", str(takes), "--model", str(out)]
-    judge += ["--split", "train", "--json"]
-    result = CliRunner().invoke(evaluate_online_command, judge, catch_exceptions=False)
+    result = CliRunner().invoke(evaluate_online_command, [*judge, "--json"], catch_exceptions=False)
     assert result.exit_code == 0, result.output
     told = json.loads(result.stdout)
     assert told["gestures"] == 12 * len(people)
-    assert 0 <= told["confirmed"]["f1"] <= 1
+    left_out = f"left out: {2 * (5 - len(people))} recordings that own was trained on"
+    assert left_out in result.stderr
+    # As whole gestures they are known as well, whoever is asked for.
+    whole = [str(out), "--dataset", "recordings", "--root", str(takes), "--split", "all"]
+    result = CliRunner().invoke(evaluate_command, whole)
+    assert result.exit_code == 1
+    assert f"trained on {12 * (5 - len(people))} of the 60 gestures" in result.output
+    again = ["--online", "--from", str(out), "--dataset", "recordings", "--root", str(takes)]
+    adapted = train_brief([*again, "-o", str(tmp_path / "adapted.pt")])
+    assert adapted.exit_code == 0, adapted.output
+    assert "recordings that own was trained on" in adapted.output
+    result = CliRunner().invoke(
+        evaluate_online_command, [*judge[:-1], str(tmp_path / "adapted.pt")]
+    )
+    assert "trained on all of these recordings" in result.output
+
+
+@pytest.mark.parametrize(
+    ("option", "told"),
+    [
+        ("--other", "recordings: would judge what is learnt"),
+        ("--also", "recordings: would be learnt beside, but is held out"),
+    ],
+)
+def test_what_is_held_out_stays_out_and_what_is_learnt_does_not_judge(
+    tmp_path: Path, option: str, told: str
+) -> None:
+    takes = write_takes(tmp_path / "takes", list("abcd"))
+    copy = shutil.copytree(takes, tmp_path / "copy")
+    args = ["--online", "--dataset", "recordings", "--root", str(takes)]
+    done = train_brief([*args, "-o", str(tmp_path / "m.pt"), option, f"recordings={copy}"])
+    assert done.exit_code == 1
+    assert told in done.output
 
 
 @pytest.mark.parametrize(

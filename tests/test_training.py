@@ -24,8 +24,8 @@ from hgr_stream.recognition.options import DecoderOptions
 from hgr_stream.skeleton import bone_lengths, mirrored, with_palm
 from hgr_stream.training import augment
 from hgr_stream.training.draw import IGNORE, ChunkRule, Pool, annotate, draw_chunk
+from hgr_stream.training.learnt import unlearnt
 from hgr_stream.training.metrics import Span, matches, pair, score
-from hgr_stream.training.seen import unseen
 from hgr_stream.training.streams import distorted, labels_of, resample, split, to_streams
 
 RATE = 25.0
@@ -226,11 +226,11 @@ def test_the_proxy_moves_the_marks_with_the_hand():
 # --- the recipe ---------------------------------------------------------------------------------
 
 
-def write_shrec21(root: Path, sequences: int, seconds: float) -> Path:
+def write_shrec21(root: Path, sequences: int, seconds: float, seed: int = 0) -> Path:
     """Made-up recordings in the layout of SHREC'21's archive."""
     arrays, lines = {}, []
     for i in range(1, sequences + 1):
-        q = sequence(str(i), i, seconds)
+        q = sequence(str(i), seed + i, seconds)
         arrays[f"seq_{i:03d}"] = q.joints[:, [0, *range(3, 22)]] * np.float32([1, 1, -1])
         lines.append(
             ";".join([str(i), *(f"{s.label};{s.start + 1};{s.end + 1}" for s in q.segments), ""])
@@ -248,7 +248,8 @@ def trained(tmp_path_factory):
     out = folder / "small.pt"
     args = ["--online", "--dataset", "shrec21", "--root", str(root), "-o", str(out)]
     args += ["--minutes", "0.15", "--held-out", "0.25", "--json", "--seed", "3", "--threads", "1"]
-    args += ["--other", f"shrec21={root}", "--still", "0.1", "--other-sensors", "0.1"]
+    other = write_shrec21(folder / "other", 3, 16.0, seed=40)
+    args += ["--other", f"shrec21={other}", "--still", "0.1", "--other-sensors", "0.1"]
     result = CliRunner().invoke(train, args, catch_exceptions=False)
     return result, out
 
@@ -264,7 +265,7 @@ def test_the_command_trains_a_model_that_the_engine_runs(trained):
     assert len(metadata.training["held_out"]) == 2
     assert metadata.training["data"] == "shrec21, 8 sequences"
     # In the pipeline's form too, only those that it was not trained on may judge it.
-    judges = unseen(metadata.training, list(open_recordings([out.parent / "data"], "shrec21")))
+    judges = unlearnt(metadata.training, list(open_recordings([out.parent / "data"], "shrec21")))
     assert {r.name for r in judges} == set(metadata.training["held_out"])
     assert metadata.scores == told["scores"]
     assert {"held_out", "proxy", "shrec21"} <= set(metadata.scores)

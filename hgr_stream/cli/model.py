@@ -126,7 +126,7 @@ def _metadata(model: str) -> tuple[Path, Metadata]:
 def _facts(m: Metadata) -> Iterator[tuple[str, str]]:
     """What is worth a line, with its title."""
     from ..recognition.bundle import ModelError
-    from ..training.learnt import unpacked
+    from ..training.learnt import Learnt
 
     work = f"steps at {m.rate_hz:g} Hz"
     if m.kind == "windowed":
@@ -138,7 +138,7 @@ def _facts(m: Metadata) -> Iterator[tuple[str, str]]:
     if m.mirror_left:
         yield "left hands", "are mirrored" + (f": {exchanged}" if exchanged else "")
     t: dict[str, Any] = dict(m.training)
-    seen, held_out = t.pop("seen", []), t.pop("held_out", [])
+    held_out = t.pop("held_out", [])
     for key in ("data", "command", "export", "seed", "trained_on"):
         if t.get(key) not in (None, ""):
             yield key.replace("_", " "), str(t[key])
@@ -146,14 +146,13 @@ def _facts(m: Metadata) -> Iterator[tuple[str, str]]:
         yield "before that", f"{before.get('name')}: {before.get('command')}"
     if held_out:
         yield "held out", f"{len(held_out)}: {', '.join(map(str, held_out))}"
-    if seen:
-        yield "learnt from", f"{len(seen)} recordings, which it is not judged on"
     try:
-        learnt = unpacked(t)
+        learnt = Learnt.from_metadata(t)
     except ModelError as error:
         raise click.ClickException(str(error)) from None
-    if learnt is not None:
-        yield "learnt from", f"{len(learnt)} takes, which it is not judged on"
+    counts = ((len(learnt.recordings), "recordings"), (learnt.count, "takes"))
+    if told := " and ".join(f"{n} {what}" for n, what in counts if n):
+        yield "learnt from", f"{told}, which it is not judged on"
     if versions := t.get("versions"):
         yield "made with", ", ".join(f"{k} {v}" for k, v in versions.items())
     own = msgspec.to_builtins(m.decoder)

@@ -75,14 +75,12 @@ def _told_of(recordings: list[Recording]) -> list[Recording]:
     return kept
 
 
-def judges(
-    bundle: Bundle, recordings: list[Recording], dataset: str = "", split: str = ""
-) -> list[Recording]:
+def judges(bundle: Bundle, recordings: list[Recording], dataset: str = "") -> list[Recording]:
     """Those that the model was not trained on, the others told; raises DatasetError for none."""
-    from ..training.seen import unseen
+    from ..training.learnt import unlearnt
     from ..training.truth import unknown_labels
 
-    kept = unseen(bundle.metadata.training, recordings, dataset, split)
+    kept = unlearnt(bundle.metadata.training, recordings)
     tell_left_out(len(recordings) - len(kept), bundle.metadata.name)
     if not dataset:
         for line in unknown_labels(kept, bundle.metadata.labels, bundle.metadata.name):
@@ -182,7 +180,7 @@ def evaluate_online_command(
         console = Console(stderr=True, markup=False)
         with console.status("reading") as status:
             recordings, part = open_all(root, dataset, split, truth, silent)
-            recordings = judges(bundle, recordings, dataset or "", split)
+            recordings = judges(bundle, recordings, dataset or "")
             silent = silent or all(r.silent for r in recordings)
             rule = RULES.get(dataset or "", "any")
             said = f"{len(recordings)} recordings, {SAID[rule]}"

@@ -292,8 +292,8 @@ def _adapted(
     """``bundle`` trained on with what it has not learnt from; tells what is left out, and of what
     it knows nothing."""
     from ..training.adapt import FOLDS, adapt, gentle
+    from ..training.learnt import new_to
     from ..training.recipe import with_minutes
-    from ..training.seen import new_to
     from ..training.streams import labels_of
 
     m = bundle.metadata

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..skeleton import Float32, Lack, Side
+
+if TYPE_CHECKING:
+    from .takes import Takes
 
 
 class DatasetError(ValueError):
@@ -41,6 +45,7 @@ class HandSequence:
     segments: list[Segment] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)  #: faults found and mended, one line each
     lacks: tuple[Lack, ...] = ()  #: what the source could not see of the hand
+    takes: Takes | None = None  #: the isolated gestures that it was spliced of
 
 
 @dataclass(slots=True)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Final, get_args
+from typing import TYPE_CHECKING, Final, get_args
 
 from ..messages import Frame, Truth, encode
 from ..recording import Reader, RecordingError, Writer
@@ -29,6 +29,9 @@ from .shrec21 import load_shrec21
 from .shrec22 import load_shrec22
 from .stream_frames import StreamFrames, truths_of
 from .tables import numbered_files, sequence_id
+
+if TYPE_CHECKING:
+    from .takes import Takes
 
 __all__ = [
     "FORMATS",
@@ -161,7 +164,7 @@ class Recording:
 
     name: unique in its file; sequence_id: the benchmark's number ("17"), or the file's stem.
     truths: what is performed in it, if the source says so, on the frames' stream time. silent: it
-    is known that nothing is.
+    is known that nothing is. takes: the isolated gestures that it was spliced of.
     """
 
     name: str
@@ -171,6 +174,7 @@ class Recording:
     truths: list[Truth] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     silent: bool = False
+    takes: Takes | None = None
 
 
 @dataclass

@@ -28,12 +28,12 @@ from ..recognition.options import ClassOptions, DecoderOptions, Metadata
 from ..recognition.unfold import unfolded
 from .average import draw_towards
 from .draw import NO_SHARES, Shares
+from .learnt import Learnt
 from .made_with import versions
 from .metrics import Report
 from .online import Schedule
 from .online_folds import Judged, folds_of
 from .recipe import Outcome, Recipe, Trained, Watch, fit
-from .seen import seen
 from .streams import Stream, to_streams
 from .validate import duration_bounds
 
@@ -97,7 +97,8 @@ def adapt(
         scores.update(told)
     note = " (all)" if folds else ""
     outcome = _between(start, streams, recipe, watch, note, len(m.labels))
-    known = {k: v for k, v in m.training.items() if k != "seen"}
+    known = {k: v for k, v in m.training.items() if k != "learnt"}
+    learnt = Learnt.from_metadata(m.training) | Learnt.from_sequences(sequences)
     metadata = msgspec.structs.replace(
         m,
         name=recipe.name,
@@ -106,7 +107,7 @@ def adapt(
             **(provenance or {}),
             "seed": recipe.seed,
             "from": {"name": m.name, **known},
-            "seen": sorted({*m.training.get("seen", ()), *seen(sequences)}),
+            "learnt": learnt.metadata(),
             "trained_on": "all recordings at the end",
             "steps": outcome.steps,
             "versions": versions(),

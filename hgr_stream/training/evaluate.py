@@ -25,7 +25,7 @@ from ..skeleton import N_JOINTS, Float32
 from .distort import resampled
 from .intervals import by_recording, wilson
 from .isolated_outputs import calibrated
-from .learnt import shared
+from .learnt import Learnt
 from .metrics import calibration_error
 
 FRACTIONS: Final = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
@@ -132,14 +132,16 @@ def refuse_overlap(
     training: dict[str, Any], gestures: Gestures, whole: Gestures | None = None
 ) -> None:
     """Raise OverlapError if the model has learnt from one of ``gestures``, a part of ``whole``
-    [gestures], or from somebody in them; see ``learnt.shared``."""
-    takes, both = shared(training, gestures, whole or gestures)
-    if takes:
+    [gestures], or from somebody in them; see ``Learnt.of_gestures``."""
+    learnt = Learnt.from_metadata(training)
+    takes, people = learnt.of_gestures(gestures, whole)
+    if takes.any():
         raise OverlapError(
-            f"trained on {len(takes)} of the {len(gestures)} gestures it would be evaluated on"
+            f"trained on {takes.sum()} of the {len(gestures)} gestures it would be evaluated on"
         )
-    if both and training.get("subjects") is None:
+    if people.any() and any(known.people is None for known in learnt.takes):
         raise OverlapError(f"the model was trained on {gestures.data} and does not tell on whom")
+    both = in_order(np.array(gestures.subjects)[people].tolist())
     if both:
         raise OverlapError(
             f"trained on {len(both)} of the {len(set(gestures.subjects))} subjects it would be "

@@ -33,7 +33,7 @@ from .beside import Beside, backwards, moved_to
 from .distort import Distortion
 from .isolated_outputs import calibrated, fit_none
 from .isolated_recipe import Net, Recipe, TrainingError, build, log_scores
-from .learnt import fingerprints, packed, shows
+from .learnt import Learnt
 from .runs import (
     BEST,
     LAST,
@@ -137,8 +137,10 @@ def train_isolated(
     folder = Path(out)
     told = new_settings(gestures, recipe, inside, held_out, command) | {"options": options or {}}
     notes, others = [], []
+    held = Learnt.from_gestures(gestures.take(outside))
     for one in also:
-        away = shows(one, gestures, outside)
+        takes, people = held.of_gestures(one)
+        away = takes | people
         if away.all():
             raise DatasetError(
                 f"{one.data}: all of it is held out; nothing is left to learn beside"
@@ -155,8 +157,10 @@ def train_isolated(
         raise TrainingError(f"{folder}: holds a run already; resume it, or name another folder")
     teachers = [t for f in recipe.teachers for t in teachers_for(Path(f), gestures, outside)]
     if not resume:
-        learnt = [fingerprints(g) for g in (gestures.take(inside), *others)]
-        told["learnt"] = packed(*learnt, *(t.learnt for t in teachers if t.learnt is not None))
+        learnt = Learnt.from_gestures(gestures.take(inside), *others)
+        for teacher in teachers:
+            learnt |= teacher.learnt
+        told["learnt"] = learnt.metadata()
         folder.mkdir(parents=True, exist_ok=True)
         (folder / RUN).write_text(json.dumps(told, indent=1))
     found = _Loop(

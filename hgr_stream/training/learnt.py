@@ -1,120 +1,199 @@
-"""Which isolated gestures a model has learnt from, so that it is not judged on them.
+"""What a model has learnt from, so that it is not judged on it.
 
-A take is known again by a few numbers of its joints, whatever its file is called, in whatever
-format it lies, rounded or not; ``seen`` is the same for streams. They travel with the model: 12
-bytes a take.
+Takes are known by what they hold (``datasets.takes``), and so are streams spliced of them, which
+are never twice the same. A continuous recording is known by its first frames, whatever its file is
+called and in whatever format it lies. All of it travels with the model.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from ..datasets.gestures import Gestures, in_order
+from ..datasets.base import DatasetError, HandSequence
+from ..datasets.convert import Recording
+from ..datasets.gestures import Gestures
+from ..datasets.takes import VALUES, Prints, Takes, among, fingerprints, packed, unpacked
 from ..recognition.bundle import ModelError
-from ..skeleton import N_JOINTS, Float32, with_palm
+from ..skeleton import mirrored
+from .truth import sequences_of
 
-Prints = NDArray[np.float16]  # (N, VALUES)
-
-VALUES: Final = 6
-#: Share of a take's largest value by which its values may differ: a millimetre or so. The two most
-#: alike of SHREC'17's 1,960 takes are three times as far apart.
-CLOSE: Final = 1.5e-3
-#: Data sets that name each of their people the same wherever they lie.
-OFFICIAL: Final = frozenset({"shrec17"})
+FIRST_FRAMES: Final = 8  #: of a recording, by which it is known
 
 
-def fingerprints(gestures: Gestures) -> Prints:
-    """(N, VALUES): sums of the first, the middle and the last frame's channels with weights that
-    look like chance. Of a hand only the depths, which SHREC'17's shear does not move."""
-    out = np.empty((len(gestures), VALUES))
-    for i, sequence in enumerate(gestures.sequences):
-        frames = sequence[[0, (len(sequence) - 1) // 2, -1]]
-        given = _telling(frames, gestures.canonical).astype(np.float64).ravel()
-        k = np.arange(given.size)
-        weights = np.cos(np.arange(1, VALUES + 1)[:, None] * k * k)
-        out[i] = weights @ given / np.sqrt(given.size)
-    limit = float(np.finfo(np.float16).max)
-    return np.clip(out, -limit, limit).astype(np.float16)
+def fingerprint(sequence: HandSequence) -> str:
+    """12 hexadecimal digits of its first frames and their distances in time."""
+    joints, time_ns = sequence.joints[:FIRST_FRAMES], sequence.time_ns[:FIRST_FRAMES]
+    right = mirrored(joints) if sequence.side == "left" else joints
+    digest = hashlib.blake2b(digest_size=6)
+    # Zeros have a sign, which mirroring turns.
+    digest.update(np.ascontiguousarray(right + 0.0, dtype="<f4").tobytes())
+    digest.update((time_ns - time_ns[0]).astype("<i8").tobytes())
+    return digest.hexdigest()
 
 
-def _telling(frames: Float32, canonical: bool) -> Float32:
-    if not canonical:
-        return frames
-    joints = with_palm(frames.reshape(-1, N_JOINTS, 3).copy())
-    flat = not np.ptp(joints[..., 2])  # a picture's hands have no depth
-    return joints if flat else joints[..., 2]
+class _TakesTold(msgspec.Struct):
+    data: str
+    prints: str
+    people: list[str] | None
 
 
-def among(given: Prints, known: Prints) -> NDArray[np.bool_]:
-    """Which of the given takes are among those known, (N,)."""
-    known = known.astype(np.float64)
-    return np.array(
-        [
-            bool((np.abs(known - row).max(1, initial=0.0) <= CLOSE * np.abs(row).max()).any())
-            for row in given.astype(np.float64)
-        ],
-        dtype=np.bool_,
+class _Told(msgspec.Struct, forbid_unknown_fields=True):
+    """How it lies in a model's metadata."""
+
+    takes: list[_TakesTold] = []
+    recordings: list[str] = []
+
+
+@dataclass(frozen=True)
+class Learnt:
+    """Takes, by data set, and the fingerprints of continuous recordings."""
+
+    takes: tuple[Takes, ...] = ()
+    recordings: frozenset[str] = frozenset()
+
+    @classmethod
+    def from_gestures(cls, *sets: Gestures) -> Learnt:
+        return cls(tuple(Takes.of(g) for g in sets))
+
+    @classmethod
+    def from_sequences(cls, sequences: Iterable[HandSequence]) -> Learnt:
+        recordings, spliced = set(), dict[str, list[Takes]]()
+        for q in sequences:
+            if q.takes is None:
+                recordings.add(fingerprint(q))
+            else:
+                spliced.setdefault(q.takes.data, []).append(q.takes)
+        takes = (
+            Takes(
+                data,
+                np.unique(np.concatenate([t.prints for t in several]), axis=0),
+                frozenset().union(*(t.people or () for t in several)),
+            )
+            for data, several in spliced.items()
+        )
+        return cls(tuple(takes), frozenset(recordings))
+
+    @classmethod
+    def from_metadata(cls, training: dict[str, Any]) -> Learnt:
+        """Of a run or a model file. One that does not tell is known by the names of its data set
+        and its people. Raises ModelError."""
+        told = training.get("learnt")
+        if told is None:
+            people = training.get("subjects")
+            named = None if people is None else frozenset(people)
+            nothing = np.zeros((0, VALUES), np.float16)
+            return cls((Takes(str(training.get("data", "")), nothing, named),))
+        try:
+            found = msgspec.convert(told, _Told)
+            takes = (
+                Takes(t.data, unpacked(t.prints), None if t.people is None else frozenset(t.people))
+                for t in found.takes
+            )
+            return cls(tuple(takes), frozenset(found.recordings))
+        except ValueError:
+            raise ModelError("what the model has learnt from cannot be read") from None
+
+    def metadata(self) -> dict[str, Any]:
+        """For ``from_metadata``."""
+        takes = [
+            _TakesTold(t.data, packed(t.prints), None if t.people is None else sorted(t.people))
+            for t in self.takes
+        ]
+        told: dict[str, Any] = msgspec.to_builtins(_Told(takes, sorted(self.recordings)))
+        return told
+
+    def __or__(self, other: Learnt) -> Learnt:
+        new = [t for t in other.takes if not any(_same(t, own) for own in self.takes)]
+        return Learnt((*self.takes, *new), self.recordings | other.recordings)
+
+    @property
+    def count(self) -> int:
+        """Takes."""
+        return len(np.unique(np.concatenate([_NONE, *(t.prints for t in self.takes)]), axis=0))
+
+    def of_gestures(
+        self, gestures: Gestures, whole: Gestures | None = None
+    ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """Which of the gestures, a part of ``whole`` [gestures], were learnt, (N,), and of which
+        the person is known, (N,). People are compared where a name means the same person; see
+        ``Takes.same_people``."""
+        prints, everything = fingerprints(gestures), fingerprints(whole or gestures)
+        takes, people = np.zeros((2, len(gestures)), dtype=np.bool_)
+        for known in self.takes:
+            takes |= among(prints, known.prints)
+            if known.same_people((whole or gestures).data, everything):
+                people |= known.people is None or np.isin(gestures.subjects, list(known.people))
+        return takes, people
+
+    def of_sequences(
+        self, sequences: Sequence[HandSequence], *, people: bool = True
+    ) -> NDArray[np.bool_]:
+        """Which of the sequences were learnt, (N,): spliced ones where one of their takes was or,
+        unless without ``people``, the person is known."""
+        given: dict[str, list[Prints]] = {}
+        for q in sequences:
+            if q.takes is not None:
+                given.setdefault(q.takes.data, []).append(q.takes.prints)
+        whole = {data: np.concatenate(prints) for data, prints in given.items()}
+        return np.array(
+            [
+                fingerprint(q) in self.recordings
+                if q.takes is None
+                else any(
+                    among(q.takes.prints, known.prints).any()
+                    or (people and _share(q.takes, known, whole[q.takes.data]))
+                    for known in self.takes
+                )
+                for q in sequences
+            ],
+            dtype=np.bool_,
+        )
+
+
+_NONE: Final = np.zeros((0, VALUES), np.float16)
+
+
+def _same(one: Takes, other: Takes) -> bool:
+    return (one.data, one.people) == (other.data, other.people) and np.array_equal(
+        one.prints, other.prints
     )
 
 
-def packed(*prints: Prints) -> str:
-    """For a model's metadata: each take once, 16 characters."""
-    once = np.unique(np.concatenate(prints), axis=0)
-    return base64.b64encode(once.astype("<f2").tobytes()).decode()
+def _share(takes: Takes, known: Takes, whole: Prints) -> bool:
+    """Whether a person is in both; ``whole``: all takes of the first's data set."""
+    if takes.people is not None and known.people is not None and not takes.people & known.people:
+        return False
+    return known.same_people(takes.data, whole)
 
 
-def unpacked(training: dict[str, Any]) -> Prints | None:
-    """From a model's or a run's metadata; None where an older one does not tell; ModelError."""
-    text = training.get("learnt")
-    if text is None:
-        return None
-    try:
-        values = np.frombuffer(base64.b64decode(text, validate=True), dtype="<f2")
-        return values.reshape(-1, VALUES).astype(np.float16)
-    except (binascii.Error, ValueError, TypeError):
-        raise ModelError("what the model has learnt from cannot be read") from None
+def unlearnt(training: dict[str, Any], recordings: Sequence[Recording]) -> list[Recording]:
+    """The recordings that a model with this ``training`` metadata has not learnt from; raises
+    DatasetError when there is none."""
+    learnt = Learnt.from_metadata(training)
+    pieces = [(i, q) for i, r in enumerate(recordings) for q in sequences_of(r)]
+    known = learnt.of_sequences([q for _, q in pieces])
+    old = {i for (i, _), learnt_from in zip(pieces, known, strict=True) if learnt_from}
+    kept = [r for i, r in enumerate(recordings) if i not in old]
+    if recordings and not kept:
+        raise DatasetError(
+            "this model was trained on all of these recordings: its figures there say nothing. "
+            "Give it others, or train without --all"
+        )
+    return kept
 
 
-def same_people(data: str, gestures: Gestures, known: Prints) -> bool:
-    """Whether a subject's name means the same person in ``gestures`` as in the data set ``data``,
-    of which takes are ``known``: in an official data set, and where takes are there again."""
-    if data == gestures.data and data in OFFICIAL:
-        return True
-    return bool(among(fingerprints(gestures), known).any())
-
-
-def shared(
-    training: dict[str, Any], gestures: Gestures, whole: Gestures
-) -> tuple[list[int], list[str]]:
-    """What a model has learnt from of ``gestures``, a part of ``whole``: takes, by position, which
-    are known again by what they hold, and people.
-
-    People are compared where a name means the same person: in the same official data set, and where
-    takes of ``whole`` were learnt. A model that does not tell its takes is known by the name of its
-    data set; there, one that does not tell its subjects may have learnt from everybody.
-    """
-    known = unpacked(training)
-    if known is None:
-        takes: list[int] = []
-        same = training.get("data") == gestures.data
-    else:
-        takes = np.flatnonzero(among(fingerprints(gestures), known)).tolist()
-        same = same_people(str(training.get("data", "")), whole, known)
-    people, told = set(gestures.subjects) if same else set(), training.get("subjects")
-    return takes, in_order(people if told is None else people & set(told))
-
-
-def shows(others: Gestures, gestures: Gestures, held: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Which of the others show a take of ``gestures[held]``, or one of its people, (N,)."""
-    if not len(held):
-        return np.zeros(len(others), dtype=np.bool_)
-    prints = fingerprints(gestures)
-    out = among(fingerprints(others), prints[held])
-    if same_people(gestures.data, others, prints):
-        out |= np.isin(np.array(others.subjects), [gestures.subjects[i] for i in held])
-    return out
+def new_to(training: dict[str, Any], sequences: Sequence[HandSequence]) -> list[HandSequence]:
+    """Those that a model with this ``training`` metadata has not learnt from, of whomever; raises
+    DatasetError when there is none."""
+    known = Learnt.from_metadata(training).of_sequences(sequences, people=False)
+    kept = [q for q, old in zip(sequences, known, strict=True) if not old]
+    if sequences and not kept:
+        raise DatasetError("this model was trained on all of these recordings already")
+    return kept

@@ -113,7 +113,9 @@ def spliced_recordings(name: str, root: Path, split: str, seed: int = 0) -> list
 def recording_of(sequence: HandSequence, file: Path, device: str) -> Recording:
     """A sequence as the recording of a device, with its segments as truth."""
     frames, truths = StreamFrames(sequence, device), truths_of(sequence, device)
-    return Recording(sequence.name, file, sequence.name, frames, truths, sequence.notes)
+    return Recording(
+        sequence.name, file, sequence.name, frames, truths, sequence.notes, takes=sequence.takes
+    )
 
 
 def _shrec17(root: Path, split: str) -> Gestures:

@@ -18,8 +18,9 @@ import numpy as np
 from ..datasets.base import HandSequence
 from ..recognition.options import DecoderOptions, Metadata
 from .intervals import rounded
+from .learnt import Learnt
 from .metrics import Report, Span, score_with_limits
-from .recipe import SCORED, Outcome, Recipe, Trained, Watch, train_online
+from .recipe import SCORED, Outcome, Recipe, Trained, Watch, refuse_shared, train_online
 from .streams import Stream, labels_of, to_streams
 from .validate import Grade, decode, scored, spans, truths
 
@@ -92,6 +93,9 @@ def cross_validated(
     judged = Judged()
     for k, part in enumerate(parts, 1):
         out = {s.name for s in part}
+        kept_out = Learnt.from_sequences(q for q in sequences if q.name in out)
+        for name, group in (beside or {}).items():
+            refuse_shared(kept_out, group, f"{name}: would be learnt beside, but is held out")
 
         def told(stage: str, share: float, text: str, k: int = k) -> None:
             watch(f"{stage} {k}/{folds}", share, text)

@@ -22,12 +22,11 @@ from ..datasets.base import HandSequence
 from ..recognition import bundle, causal, segments
 from ..recognition.options import FORMAT, DecoderOptions, Metadata, mirror_pairs
 from .draw import NO_SHARES, ChunkRule, Shares
+from .learnt import Learnt
 from .made_with import versions
-from .material import ISOLATED
 from .metrics import Report, Rule
 from .online import Progress, Schedule, train_dater, train_network, train_verifier
 from .online_beside import BesideSet
-from .seen import seen
 from .streams import Stream, labels_of, split, to_streams
 from .validate import (
     Grade,
@@ -109,7 +108,8 @@ def train_online(
 
     others: other sensors' recordings, by name, scored on the gestures they share. beside: learnt
     with label sets of their own, all of them; see ``online_beside``. provenance: what the metadata
-    shall say of data and command. Raises ValueError for data that cannot do.
+    shall say of data and command. Raises ValueError for data that cannot do, and where others or
+    beside hold what must not be in them.
     """
     labels = labels_of(sequences)
     streams = to_streams(sequences, labels)
@@ -121,10 +121,15 @@ def train_online(
         raise ValueError("'none' is what is told of no gesture: call the gesture otherwise")
     beside = beside or {}
     inside, outside = split(streams, recipe.held_out, recipe.seed)
+    kept_out = Learnt.from_sequences(q for q in sequences if q.name in {s.name for s in outside})
+    for name, group in beside.items():
+        refuse_shared(kept_out, group, f"{name}: would be learnt beside, but is held out")
     sets = [BesideSet.of(name, found) for name, found in beside.items()]
     held_out = set() if recipe.everything else {s.name for s in outside}
-    learnt = [q for q in sequences if q.name not in held_out]
-    learnt += [q for name, group in beside.items() if name not in ISOLATED for q in group]
+    own = [q for q in sequences if q.name not in held_out]
+    learnt = Learnt.from_sequences([*own, *(q for group in beside.values() for q in group)])
+    for name, group in (others or {}).items():
+        refuse_shared(learnt, group, f"{name}: would judge what is learnt")
     trained = fit(inside, len(labels), recipe, watch, sets)
     net, verifier, dater = trained.net, trained.verifier, trained.dater
     checks = {
@@ -196,7 +201,7 @@ def train_online(
             **(provenance or {}),
             "seed": recipe.seed,
             "held_out": sorted((s.name for s in outside), key=_natural),
-            "seen": seen(learnt),
+            "learnt": learnt.metadata(),
             "trained_on": "all sequences at the end"
             if recipe.everything
             else "all but the held-out",
@@ -212,6 +217,13 @@ def train_online(
         },
     )
     return Outcome(trained, metadata, reports)
+
+
+def refuse_shared(learnt: Learnt, sequences: Sequence[HandSequence], why: str) -> None:
+    """Raises ValueError where any of the sequences, or of their people, is in ``learnt``."""
+    found = learnt.of_sequences(sequences)
+    if found.any():
+        raise ValueError(f"{why} ({found.sum()} of {len(found)} sequences)")
 
 
 def fit(

@@ -23,7 +23,7 @@ from ..datasets.gestures import NO_STREAM, Gestures, in_order
 from ..recognition import bundle, devineau, flagship, flagship_stream
 from ..recognition.options import FORMAT, DecoderOptions, Metadata, mirror_pairs
 from .isolated_recipe import Net, Recipe, TrainingError, build
-from .learnt import Prints, shared, unpacked
+from .learnt import Learnt
 from .made_with import versions
 
 SHORTEST: Final = 0.02  # share of the gestures that last less than a window of the stream
@@ -264,10 +264,10 @@ def _own_scores(best: dict[str, float]) -> dict[str, float]:
 
 
 class Teacher(NamedTuple):
-    """``learnt`` is what it has learnt from, as far as it tells."""
+    """A network that others learn from, and what it has learnt from itself."""
 
     net: Net
-    learnt: Prints | None
+    learnt: Learnt
 
 
 def teachers_for(folder: Path, gestures: Gestures, held: NDArray[np.int64]) -> list[Teacher]:
@@ -282,11 +282,12 @@ def teachers_for(folder: Path, gestures: Gestures, held: NDArray[np.int64]) -> l
         net, settings, _ = load_run(run)
         if settings["classes"] != gestures.classes or settings["canonical"] != gestures.canonical:
             raise TrainingError(f"{run}: a teacher of other classes or channels")
-        takes, people = shared(settings, part, gestures)
-        if takes or people:
-            first = first or (part.subjects[takes[0]] if takes else people[0])
+        learnt = Learnt.from_metadata(settings)
+        takes, people = learnt.of_gestures(part, gestures)
+        if (takes | people).any():
+            first = first or part.subjects[np.flatnonzero(takes | people)[0]]
         else:
-            fit.append(Teacher(net, unpacked(settings)))
+            fit.append(Teacher(net, learnt))
     if not fit:
         raise TrainingError(f"{folder}: this teacher was trained on the held-out {first!r}")
     return fit

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from ..datasets.base import DatasetError, HandSequence, Segment
 from ..datasets.gestures import Gestures, in_order
+from ..datasets.takes import Takes, fingerprints
 from ..skeleton import PARENTS, WRIST, Float32, with_palm
 from . import augment
 from .augment import _waves
@@ -110,6 +111,7 @@ def splice(
         )
     rule = rule or SpliceRule()
     rng = np.random.default_rng(seed)
+    prints, named = fingerprints(gestures), frozenset(gestures.subjects)
     out = []
     for person, takes in _people(gestures).items():
         hand = _Person.of([gestures.joints(i) for i in takes])
@@ -120,9 +122,14 @@ def splice(
             for at in range(0, len(order), rule.gestures):
                 number += 1
                 reel = _Reel(gestures.rate_hz, hand, rule, idle, rng)
-                for i in order[at : at + rule.gestures]:
+                some = order[at : at + rule.gestures]
+                for i in some:
                     reel.gesture(hand.takes[i], labels[i])
-                out.append(reel.sequence(f"{person}.{number:02d}", person))
+                sequence = reel.sequence(f"{person}.{number:02d}", person)
+                # A group of takes stands for a person, but is none.
+                people = named & {person}
+                sequence.takes = Takes(gestures.data, prints[np.array(takes)[some]], people)
+                out.append(sequence)
     return out
 
 

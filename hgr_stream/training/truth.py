@@ -213,6 +213,7 @@ def sequences_of(recording: Recording) -> list[HandSequence]:
                 recording.name,
                 segments,
                 notes,
+                takes=recording.takes,
             )
         )
     return pieces
