@@ -254,7 +254,7 @@ def test_wrong_uses_are_told(tmp_path: Path, change: list[str], code: int, told:
 
 def record(path: Path, swipes: int = 3) -> Path:
     with Writer(path) as writer:
-        for f in swipe_frames(swipes):
+        for f in swipe_frames(swipes, seed=swipes):
             writer.write(topics.of(f), encode(f), f.time_ns, f.time_ns, f.seq)
     return path
 
@@ -293,6 +293,16 @@ def test_recordings_of_one_name_in_several_folders_are_several(tmp_path: Path) -
     assert len(inside) == len(outside) == 1
     assert [q.name for q in load_streams(tmp_path / "ben")] == ["1"]
     assert [q.name for q in load_streams(tmp_path / "ben" / "1.mcap")] == ["1"]
+
+
+def test_a_copy_of_a_recording_is_not_held_out_from_it(tmp_path: Path) -> None:
+    write_sessions(tmp_path)
+    for name in ("1.mcap", "1.csv"):
+        shutil.copy(tmp_path / "ben" / name, tmp_path / "anna" / name.replace("1", "0"))
+    told: list[str] = []
+    found = load([("streams", tmp_path)], tell=told.append)
+    assert [q.name for q in found] == ["anna/0", "anna/1"]
+    assert told == ["left out: ben/1 begins as anna/0 does: a copy, or a part of it"]
 
 
 def test_an_empty_truth_file_says_that_nobody_gestures(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from ..datasets.gestures import Gestures, load_recordings, load_shrec17
 from ..datasets.shrec21 import load_shrec21
 from ..datasets.shrec22 import load_shrec22
 from ..datasets.stream_frames import StreamFrames, truths_of
+from .learnt import fingerprint
 from .splice import SpliceRule, idle_clips, splice
 from .truth import load_streams
 
@@ -51,10 +52,11 @@ def load(
     """
     same = same or {}
     found: dict[int, list[HandSequence]] = {}
+    known: dict[str, str] = {}
     for i, (name, root) in enumerate(sources):
         if name in CONTINUOUS:
             watch(f"reading {name}")
-            found[i] = CONTINUOUS[name](root, tell)
+            found[i] = _once(CONTINUOUS[name](root, tell), known, tell)
     idle = idle_clips(q for sequences in found.values() for q in sequences)
     for i, (name, root) in enumerate(sources):
         if name in ISOLATED:
@@ -77,6 +79,22 @@ def load(
             q.segments = [replace(s, label=same.get(s.label, s.label)) for s in q.segments]
             out.append(q)
     return out
+
+
+def _once(
+    sequences: Sequence[HandSequence], known: dict[str, str], tell: Tell
+) -> list[HandSequence]:
+    """Copies of a recording are left out: one might be learnt, and another judge. known: names of
+    those before, by fingerprint; it grows."""
+    kept = []
+    for q in sequences:
+        mark = fingerprint(q)
+        if mark in known:
+            tell(f"left out: {q.name} begins as {known[mark]} does: a copy, or a part of it")
+        else:
+            known[mark] = q.name
+            kept.append(q)
+    return kept
 
 
 def load_beside(
