@@ -89,3 +89,11 @@ def swipe_frames(
         )
         for i, x in enumerate(xs)
     ]
+
+
+def left_hands(frames: list[Frame]) -> list[Frame]:
+    """The same frames with every hand called a left one, its path as it was."""
+    for f in frames:
+        for hand in f.hands:
+            hand.side = "left"
+    return frames

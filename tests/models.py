@@ -42,8 +42,15 @@ class PalmModel(nn.Module):
         return logits, boundary, embedding, torch.stack([seen, last, velocity], 1)
 
 
-def save_palm_model(path: Path, *, rate_hz: float = 25.0, hop: int = 1, name: str = "palm") -> Path:
-    """Write it as a model file."""
+def save_palm_model(
+    path: Path,
+    *,
+    rate_hz: float = 25.0,
+    hop: int = 1,
+    name: str = "palm",
+    mirrors: bool = False,
+) -> Path:
+    """Write it as a model file; ``mirrors``: one that sees left hands mirrored."""
     metadata = Metadata(
         format=FORMAT,
         name=name,
@@ -52,7 +59,8 @@ def save_palm_model(path: Path, *, rate_hz: float = 25.0, hop: int = 1, name: st
         rate_hz=rate_hz,
         size=hop,
         hop=hop,
-        mirror_left=False,
+        mirror_left=mirrors,
+        mirror_labels={"LEFT": "RIGHT", "RIGHT": "LEFT"} if mirrors else {},
         decoder=DecoderOptions(min_duration_s=0.08),
         training={"data": "none: written by hand for tests"},
     )

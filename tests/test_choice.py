@@ -9,12 +9,13 @@ import pytest
 
 from hgr_stream.config import Recognition
 from hgr_stream.messages import Event
+from hgr_stream.pipeline import Pipeline, run_recording
 from hgr_stream.recognition.bundle import ModelError, load
 from hgr_stream.recognition.choice import Choice, settings
 from hgr_stream.recognition.engine import Engine
 from hgr_stream.recognition.options import ClassOptions, DecoderOptions
 from hgr_stream.segmentation import Segmenter, WindowSpec
-from tests.hands import swipe_frames
+from tests.hands import left_hands, swipe_frames
 from tests.models import save_palm_model
 
 
@@ -67,6 +68,36 @@ def test_thresholds_become_the_decoders_settings(tmp_path: Path) -> None:
             settings(metadata, Recognition(idle=idle), msgspec.structs.replace(base, begin=0.7))
     with pytest.raises(ModelError, match=r"names 'JUMP', which model 'palm' does not know"):
         settings(metadata, Recognition(ignore=["JUMP"]), base)
+
+
+@pytest.mark.parametrize(
+    ("threshold", "kinds"),
+    [
+        ({}, ["begin", "early", "confirmed"]),
+        ({"LEFT": 1.0}, ["begin", "early", "confirmed"]),
+        ({"RIGHT": 1.0}, ["begin", "cancelled"]),
+        ({"LEFT": 0.0, "*": 1.0}, ["begin", "cancelled"]),
+    ],
+)
+def test_a_left_hands_threshold_is_that_of_the_gesture_that_is_told(
+    tmp_path: Path, threshold: dict[str, float], kinds: list[str]
+) -> None:
+    bundle = load(save_palm_model(tmp_path / "palm.pt", mirrors=True))
+    pipeline = Pipeline(bundle, asked=Recognition(threshold=threshold))
+    events, _ = run_recording(pipeline, left_hands(swipe_frames(1)))
+    assert [(e.kind, e.label) for e in events] == [(kind, "RIGHT") for kind in kinds]
+
+
+def test_the_models_own_settings_are_by_the_labels_of_the_mirrored_hand(tmp_path: Path) -> None:
+    bundle = load(save_palm_model(tmp_path / "palm.pt", mirrors=True))
+    for label, last in (("LEFT", "cancelled"), ("RIGHT", "confirmed")):
+        own = msgspec.structs.replace(
+            bundle.metadata.decoder, per_class={label: ClassOptions(sure=1.0)}
+        )
+        frames = left_hands(swipe_frames(1))
+        events, _ = run_recording(Pipeline(bundle, options=own), frames)
+        assert [e.label for e in events] == ["RIGHT"] * len(events)
+        assert events[-1].kind == last
 
 
 def test_the_engine_obeys_and_a_swapped_model_too(tmp_path: Path) -> None:

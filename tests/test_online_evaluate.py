@@ -15,6 +15,7 @@ from click.testing import CliRunner, Result
 
 from hgr_stream.cli.online import evaluate_online_command as judge_command
 from hgr_stream.cli.online import tune as tune_command
+from hgr_stream.config import Config, Recognition
 from hgr_stream.datasets.base import DatasetError
 from hgr_stream.datasets.convert import Recording, open_recordings
 from hgr_stream.messages import Truth, encode
@@ -37,7 +38,7 @@ from hgr_stream.training.online_evaluate import (
 from hgr_stream.training.tape import tape
 from hgr_stream.training.thresholds import Candidate, best_f1, choose, tune
 from hgr_stream.training.truth import give_truth, sequences_of, truths_of
-from tests.hands import swipe_frames
+from tests.hands import left_hands, swipe_frames
 from tests.models import save_palm_model
 
 
@@ -119,6 +120,21 @@ def test_tuning_rids_a_recording_of_its_false_events(tmp_path: Path) -> None:
     assert tuned.before.benchmark.false_per_hour > 100
     assert tuned.after.benchmark.false_per_hour == 0.0
     assert tuned.threshold["RIGHT"] > 0.5
+
+
+def test_tuning_rids_a_left_hand_of_its_false_events_too(tmp_path: Path) -> None:
+    bundle = load(save_palm_model(tmp_path / "palm.pt", mirrors=True))
+    truths = [Truth("test", "left", "RIGHT", int(1.0e9), int(1.4e9))]  # of three strokes
+    frames = left_hands(swipe_frames(3))
+    recording = Recording("swipes", tmp_path / "x", "swipes", frames, truths)
+    tuned = tune(bundle, [recording], 1.0)
+    assert tuned.before.benchmark.false_per_hour > 100
+    assert tuned.after.benchmark.false_per_hour == 0.0
+    assert set(tuned.threshold) == {"RIGHT"}
+    # What was chosen on the tape does the same in the pipeline.
+    config = Config(recognition=Recognition(threshold=tuned.threshold))
+    _, reports = evaluate(bundle, [recording], "any", config=config)
+    assert reports["confirmed"] == tuned.after
 
 
 def test_f1_thresholds_are_lowered_too_and_few_samples_lean_on_all() -> None:

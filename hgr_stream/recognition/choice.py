@@ -9,15 +9,20 @@ import msgspec
 
 from ..config import Recognition
 from ..messages import Event
+from ..skeleton import Side
 from .bundle import ModelError
 from .options import ClassOptions, DecoderOptions, Metadata
 
 EVERY = "*"
 
 
-def settings(metadata: Metadata, asked: Recognition, base: DecoderOptions) -> DecoderOptions:
-    """The decoder's settings with the config's wishes in them.
+def settings(
+    metadata: Metadata, asked: Recognition, base: DecoderOptions, side: Side = "right"
+) -> DecoderOptions:
+    """The decoder's settings for a hand of this side, with the config's wishes in them.
 
+    ``base`` is by the network's labels, as the model's own settings are; a config's thresholds are
+    by what is told, which of a mirrored hand is another label (``Metadata.told``).
     Raises ModelError naming a gesture that the model does not know, or an ``idle`` by which
     gestures would end as they begin, or never."""
     named = {*asked.allow, *asked.ignore, *asked.threshold} - {EVERY}
@@ -40,7 +45,7 @@ def settings(metadata: Metadata, asked: Recognition, base: DecoderOptions) -> De
         options = msgspec.structs.replace(options, end=asked.idle)
     per_class = dict(options.per_class)
     for label in metadata.labels:
-        least = asked.threshold.get(label, asked.threshold.get(EVERY))
+        least = asked.threshold.get(metadata.told(label, side), asked.threshold.get(EVERY))
         if least is not None:
             own = per_class.get(label, ClassOptions())
             per_class[label] = msgspec.structs.replace(

@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from functools import partial
+from typing import get_args
 
 from ..config import Recognition
 from ..messages import Event, Window
-from ..skeleton import LACKS
+from ..skeleton import LACKS, Side
 from .bundle import Bundle, ModelError
 from .choice import Choice, settings
 from .decoder import Decoder
@@ -43,14 +44,16 @@ class Engine:
         self._adopt(bundle)
 
     def _adopt(self, bundle: Bundle) -> None:
-        self.options = self._options_for(bundle)
+        self.options: dict[Side, DecoderOptions] = {
+            side: self._options_for(bundle, side) for side in get_args(Side)
+        }
         self.recogniser = Recogniser(bundle)
         self.bundle = bundle
 
-    def _options_for(self, bundle: Bundle) -> DecoderOptions:
+    def _options_for(self, bundle: Bundle, side: Side = "right") -> DecoderOptions:
         """The settings that a model would run with; raises ModelError if they do not suit it."""
         options = self._options or bundle.metadata.decoder
-        options = settings(bundle.metadata, self._asked, options)
+        options = settings(bundle.metadata, self._asked, options, side)
         unknown = set(options.per_class) - set(bundle.metadata.labels)
         if unknown:
             raise ModelError(
@@ -130,7 +133,7 @@ class Engine:
             m = self.bundle.metadata
             tick_s = (1 if m.kind == "streaming" else m.hop) / m.rate_hz
             self._decoders[key] = Decoder(
-                self.options,
+                self.options[window.side],
                 m.labels,
                 tick_s,
                 partial(self.recogniser.verify, *key) if self.bundle.has_verifier else None,
@@ -142,8 +145,7 @@ class Engine:
     def _signed(self, event: Event) -> Event:
         m = self.bundle.metadata
         event.model = m.name
-        if m.mirror_left and event.side == "left":
-            event.label = m.mirror_labels.get(event.label, event.label)
+        event.label = m.told(event.label, event.side)
         return event
 
     def swap(self, bundle: Bundle) -> list[Event]:

@@ -10,7 +10,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from ..skeleton import Lack
+from ..skeleton import Lack, Side
 
 FORMAT: Final = 1
 
@@ -90,6 +90,11 @@ class Metadata(msgspec.Struct, omit_defaults=False, forbid_unknown_fields=False)
     version: str = "1"
     #: What the model cannot do without; a hand that lacks it is refused (``skeleton.Lack``).
     needs: list[Lack] = msgspec.field(default_factory=lambda: ["depth", "fingers"])
+
+    def told(self, label: str, side: Side) -> str:
+        """The gesture that the network's ``label`` is, for a hand of this side."""
+        mirrored = self.mirror_left and side == "left"
+        return self.mirror_labels.get(label, label) if mirrored else label
 
 
 #: Words in a gesture's name that a mirror exchanges.

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ..config import Segmentation
+from ..config import Recognition, Segmentation
 from ..datasets.base import DatasetError
 from ..datasets.convert import Recording
 from ..datasets.numbering import FrameNumbers
@@ -38,9 +38,12 @@ class Tape:
     tracks: dict[str, HandState]  #: each with all of its frames
     verdicts: dict[tuple[str, int, int], Float32 | None] = field(default_factory=dict)
 
-    def events(self, options: DecoderOptions | None = None) -> list[Event]:
-        """The pipeline's events under these decoder settings [the model's own]."""
-        engine = Engine(self.bundle, options)
+    def events(
+        self, options: DecoderOptions | None = None, asked: Recognition | None = None
+    ) -> list[Event]:
+        """The pipeline's events under these decoder settings [the model's own], and a config's
+        word on them and on which gestures are told."""
+        engine = Engine(self.bundle, options, asked)
         engine.recogniser = _Player(self)
         events: list[Event] = []
         for at in range(0, len(self.windows), BATCH):

@@ -29,7 +29,7 @@ import numpy as np
 from ..config import Config, Recognition
 from ..datasets.convert import Recording
 from ..recognition.bundle import Bundle
-from ..recognition.choice import Choice, settings
+from ..recognition.choice import Choice
 from .metrics import overlap, pair
 from .online_evaluate import OnlineReport, Played, judged, report
 from .tape import Tape, tape
@@ -184,8 +184,7 @@ def _played(
     out = []
     for t in tapes:
         metadata, choice = t.bundle.metadata, Choice(asked)
-        options = settings(metadata, asked, metadata.decoder)
-        p = judged(t.recording, choice.of(t.events(options)), t.numbers)
+        p = judged(t.recording, t.events(asked=asked), t.numbers)
         p.truths = [
             truth
             for truth in p.truths
