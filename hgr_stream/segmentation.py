@@ -5,8 +5,9 @@
 1. *Admission*: a frame that repeats, comes late or runs back in time is refused; so is a hand with
    impossible joints. Each refusal is counted by name; the rest of the frame goes on.
 2. *Following*: a hand is known by the sensor's id; one that was lost and found under another id,
-   on the same side and close by, is the same hand. It keeps its side though single frames call
-   it the other one. Each followed hand has a slot ("right", "left", "right.2", ...), and each
+   on the same side and close by, is the same hand. An id that several hands of one frame had tells
+   nothing: those are followed so too. A hand keeps its side though single frames call it the
+   other one. Each followed hand has a slot ("right", "left", "right.2", ...), and each
    unbroken stretch of it is a track.
 3. *Resampling*: ticks at ``origin + k * step``, common to all hands of a device so that a worker
    can batch them; joints interpolated linearly between the two samples around the tick. Causal: a
@@ -97,6 +98,7 @@ class _Device:
     lossless: bool
     tracks: dict[str, _Track] = field(default_factory=dict)
     retired: set[str] = field(default_factory=set)  # boot ids that another one replaced
+    shared_ids: set[int] = field(default_factory=set)  # that several hands of one frame had
     started: int = 0  # tracks so far, for their names
 
 
@@ -193,6 +195,7 @@ class Segmenter:
             device.boot_id, device.seq = frame.boot_id, frame.seq - 1
             device.time_ns, device.origin_ns = frame.time_ns - 1, frame.time_ns
             device.lossless = frame.lossless
+            device.shared_ids.clear()
         if frame.seq <= device.seq:
             self.counts["duplicates"] += 1
             return None
@@ -243,13 +246,18 @@ class Segmenter:
     ) -> list[tuple[str, Hand, Float32]]:
         """The frame's good hands with the slot that each belongs to."""
         good = [(h, j) for h in frame.hands if (j := self._joints(frame.device, h)) is not None]
-        by_id = {track.sensor_id: track for track in device.tracks.values()}
+        self._distrust_shared_ids(frame, device)
+        by_id = {
+            track.sensor_id: track
+            for track in device.tracks.values()
+            if track.sensor_id not in device.shared_ids
+        }
         followed: list[tuple[str, Hand, Float32]] = []
         taken: set[str] = set()
         strangers: list[tuple[Hand, Float32]] = []
         for hand, joints in good:
             track = by_id.get(hand.id)
-            if track is None or track.slot in taken:
+            if track is None:
                 strangers.append((hand, joints))
             elif self._jumped(track, joints) and frame.time_ns - track.time_ns <= self._max_gap_ns:
                 self.counts["hands_jumped"] += 1  # a glitch; if it stays there, its track ends
@@ -260,8 +268,9 @@ class Segmenter:
             else:
                 followed.append((track.slot, hand, joints))
                 taken.add(track.slot)
-        for hand, joints in strangers:
-            slot = self._readopt(device, hand, joints, taken, frame.time_ns)
+        known = self._readopt(device, strangers, taken, frame.time_ns)
+        for i, (hand, joints) in enumerate(strangers):
+            slot = known.get(i)
             if slot is None:
                 limit = self.options.max_hands
                 if len(device.tracks.keys() | taken) >= limit:
@@ -291,23 +300,45 @@ class Segmenter:
         )
         return track.side_votes >= 0
 
+    def _distrust_shared_ids(self, frame: Frame, device: _Device) -> None:
+        """Ids that several hands have now tell nothing later either: not when one of those hands
+        is out of view, which of them is still there."""
+        ids = [hand.id for hand in frame.hands]
+        if len(set(ids)) < len(ids):
+            device.shared_ids.update(id_ for id_, n in Counter(ids).items() if n > 1)
+            self._complain(
+                "ids_repeated",
+                f"{frame.device}: several hands of one frame have the same id; "
+                "they are told apart by side and place",
+            )
+
     def _readopt(
-        self, device: _Device, hand: Hand, joints: Float32, taken: set[str], time_ns: int
-    ) -> str | None:
-        """The slot of a hand that was lost just now and is found under another id."""
-        best: tuple[float, str] | None = None
-        for track in device.tracks.values():
-            if track.slot in taken or track.side != hand.side:
-                continue
-            if time_ns - track.time_ns > self._max_gap_ns or self._jumped(track, joints):
-                continue
-            distance = math.dist(track.joints[WRIST].tolist(), joints[WRIST].tolist())
-            if best is None or distance < best[0]:
-                best = (distance, track.slot)
-        if best is None:
-            return None
-        self.counts["ids_changed"] += 1
-        return best[1]
+        self,
+        device: _Device,
+        strangers: list[tuple[Hand, Float32]],
+        taken: set[str],
+        time_ns: int,
+    ) -> dict[int, str]:
+        """The slots of those hands, by their place in the list, that no id leads to and that were
+        there just now: of all such hands and tracks the nearest belong together."""
+        near = sorted(
+            (math.dist(track.joints[WRIST].tolist(), joints[WRIST].tolist()), i, track.slot)
+            for i, (hand, joints) in enumerate(strangers)
+            for track in device.tracks.values()
+            if track.slot not in taken
+            and track.side == hand.side
+            and time_ns - track.time_ns <= self._max_gap_ns
+            and not self._jumped(track, joints)
+        )
+        found: dict[int, str] = {}
+        free = {slot for _, _, slot in near}
+        for _, i, slot in near:
+            if i not in found and slot in free:
+                found[i] = slot
+                free.remove(slot)
+                if strangers[i][0].id not in device.shared_ids:
+                    self.counts["ids_changed"] += 1
+        return found
 
     # -- resampling and windows -----------------------------------------------------------------
 

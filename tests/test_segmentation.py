@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from hgr_stream.config import Segmentation
 from hgr_stream.messages import Frame, Hand, Window, joint_bytes
 from hgr_stream.segmentation import Segmenter, WindowSpec
+from hgr_stream.skeleton import Side
 from tests.hands import MS, frame, hand_joints
 
 SPEC = WindowSpec(25.0, 1, 1)
@@ -120,6 +121,77 @@ def test_a_hand_found_under_another_id_is_the_same_track() -> None:
     assert len({w.track for w in windows}) == 1
     assert segmenter.counts["ids_changed"] == 1
     assert not [w for w in windows if w.ended]
+
+
+def two_hands(
+    n: int, ids: tuple[int, int], sides: tuple[Side, Side] = ("right", "left"), apart_m: float = 0.3
+) -> list[Frame]:
+    """Two hands that rest beside one another, and that every second frame tells in other order."""
+    frames = []
+    for i in range(n):
+        hands = [
+            Hand(id_, side, joint_bytes(hand_joints(x, side="left" if side == "left" else "right")))
+            for id_, side, x in zip(ids, sides, (apart_m / 2, -apart_m / 2), strict=True)
+        ]
+        frames.append(frame(i, i * 10 * MS, hands[:: 1 if i % 2 else -1]))
+    return frames
+
+
+def wrists(windows: list[Window]) -> dict[str, set[float]]:
+    """Where on the x axis each slot's wrist was."""
+    found: dict[str, set[float]] = {}
+    for w in windows:
+        if not w.ended:
+            x = w.array()[:, 0, 0].tolist()
+            found.setdefault(w.hand, set()).update(round(value, 2) for value in x)
+    return found
+
+
+@pytest.mark.parametrize("apart_m", [0.3, 0.8])
+@pytest.mark.parametrize("sides", [("right", "left"), ("right", "right"), ("unknown", "unknown")])
+def test_hands_of_the_same_id_are_followed_by_side_and_place(
+    sides: tuple[Side, Side], apart_m: float
+) -> None:
+    segmenter, windows = run(two_hands(200, (1, 1), sides, apart_m))
+    assert segmenter.counts["tracks"] == 2
+    assert not [w for w in windows if w.ended]
+    assert sorted(wrists(windows).values(), key=min) == [{-apart_m / 2}, {apart_m / 2}]
+    assert segmenter.counts["ids_repeated"] == 200
+    assert segmenter.counts["ids_changed"] == segmenter.counts["hands_of_changing_side"] == 0
+    assert "several hands of one frame have the same id" in segmenter.notices["ids_repeated"]
+
+
+def test_an_id_that_two_hands_had_tells_nothing_when_one_is_out_of_view() -> None:
+    frames = two_hands(200, (1, 1))
+    for i in range(20, 200):  # now one is missed, now the other
+        frames[i].hands = [h for h in frames[i].hands if h.side == ("right", "left")[i // 3 % 2]]
+    segmenter, windows = run(frames)
+    assert segmenter.counts["tracks"] == 2
+    assert wrists(windows) == {"right": {0.15}, "left": {-0.15}}
+    assert segmenter.counts["ids_repeated"] == 20
+
+
+def test_one_hands_own_id_is_good_beside_hands_that_share_theirs() -> None:
+    frames = two_hands(200, (1, 1))
+    for i, f in enumerate(frames):  # the third jumps for a moment: its id holds it
+        x = 2.5 if i in (50, 51) else 0.6
+        f.hands.append(Hand(7, "right", joint_bytes(hand_joints(x))))
+    segmenter, windows = run(frames)
+    assert segmenter.counts["tracks"] == 3
+    assert segmenter.counts["hands_jumped"] == 2
+    assert {min(x) for x in wrists(windows).values()} == {0.15, -0.15, 0.6}
+
+
+def test_of_hands_with_new_ids_the_nearest_keep_their_tracks() -> None:
+    """Also where the one that is told first is farther from both."""
+    frames = [frame(i, i * 10 * MS, hand_joints(0.1)) for i in range(20)]
+    for i in range(20, 40):
+        hands = [Hand(9, "right", joint_bytes(hand_joints(-0.1)))]
+        hands += [Hand(8, "right", joint_bytes(hand_joints(0.1)))]
+        frames.append(frame(i, i * 10 * MS, hands))
+    segmenter, windows = run(frames)
+    assert wrists(windows) == {"right": {0.1}, "right.2": {-0.1}}
+    assert segmenter.counts["ids_changed"] == 1
 
 
 def test_the_other_hand_is_not_readopted() -> None:
