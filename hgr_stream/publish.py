@@ -18,7 +18,9 @@ may start later, and it may be started again: sending never waits.
     hands    array of maps (empty when no hand is seen: send that too, it shows that you live):
       joints     bin: little-endian float32 x, y, z of each joint; or a flat array of numbers
       side       "right", "left" or "unknown"
-      id         int, the same while the hand is followed (default 1)
+      id         int, the same while the hand is followed, and no other hand's (default: 2 for
+                 "left", 1 for any other side; hands of one frame that have the same id are told
+                 apart by side and place)
       layout     "canonical-22" (default, see ``skeleton.JOINTS``), "mediapipe-21", "openxr-26"
       confidence 0 to 1 (default 1)
       lacks      array of what you cannot see: "depth" (z is 0), "distance" (told from the
@@ -66,11 +68,18 @@ LAYOUTS: Final[dict[Layout, tuple[int, tuple[int, ...] | None]]] = {
 QUEUE: Final = 128
 
 
+def id_by_side(side: Side) -> int:
+    """The id of a hand to which its program gave none: a right and a left one differ."""
+    return 2 if side == "left" else 1
+
+
 class TrackedHand:
     """One hand of one frame.
 
     joints: (22, 3), or (21, 3) and (26, 3) for the layouts "mediapipe-21" and "openxr-26", told
     by the shape; metres, canonical axes. Raises ValueError for anything else.
+    id: the same while the hand is followed, and no other hand's; None: by its side, which is enough
+    unless two hands of one side cross.
     """
 
     __slots__ = ("confidence", "id", "joints", "lacks", "layout", "side")
@@ -79,7 +88,7 @@ class TrackedHand:
         self,
         joints: ArrayLike,
         side: Side = "unknown",
-        id: int = 1,
+        id: int | None = None,
         confidence: float = 1.0,
         lacks: Sequence[Lack] = (),
     ) -> None:
@@ -91,7 +100,8 @@ class TrackedHand:
             raise ValueError(f"lacks {sorted(unknown)[0]!r}: known are {', '.join(LACKS)}")
         self.joints = points
         self.layout: Layout = by_count[len(points)]
-        self.side, self.id, self.confidence, self.lacks = side, id, confidence, tuple(lacks)
+        self.side, self.confidence, self.lacks = side, confidence, tuple(lacks)
+        self.id = id_by_side(side) if id is None else id
 
 
 class Publisher:
@@ -164,7 +174,7 @@ class ProgramHand(msgspec.Struct):
 
     joints: bytes | list[float]
     side: Side = "unknown"
-    id: int = 1
+    id: int | None = None
     layout: Layout = "canonical-22"
     confidence: Annotated[float, Meta(ge=0, le=1)] = 1.0
     lacks: list[Lack] = []

@@ -14,6 +14,7 @@ import pytest
 import zmq
 from hgr_drivers.base import DeviceError
 from hgr_drivers.program import ProgramDriver, ProgramOptions
+from hgr_drivers.runner import Stamper
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -23,6 +24,7 @@ from hgr_stream.client import Stream
 from hgr_stream.config import ConfigError, convert
 from hgr_stream.messages import Frame, MessageError, decode
 from hgr_stream.publish import decode_program_frame
+from hgr_stream.segmentation import Segmenter, WindowSpec
 from hgr_stream.skeleton import MEDIAPIPE_21, OPENXR_26, from_layout
 from tests.daemon_process import Daemon, wait_until
 from tests.hands import hand_joints
@@ -65,6 +67,40 @@ def test_what_is_published_arrives_as_it_was(driver) -> None:
     assert (b.id, b.side, b.lacks) == (4, "left", ("tips",))
     np.testing.assert_array_equal(a.joints, right)
     np.testing.assert_array_equal(b.joints, left)
+
+
+def test_two_hands_without_ids_are_followed_each_by_its_own(driver) -> None:
+    segmenter, stamper = Segmenter(WindowSpec(25.0, 1, 1)), Stamper("me", "b", lossless=True)
+    windows = []
+    with Publisher(driver.options.endpoint) as out:
+        for i in range(100):
+            right, left = hand_joints(0.15), hand_joints(-0.15, side="left")
+            hands = (TrackedHand(right, side="right"), TrackedHand(left, side="left"))
+            sample = None
+            while sample is None:
+                out.send(*hands[:: 1 if i % 2 else -1], time_ns=i * 10_000_000)
+                sample = driver.read(0.5)
+            windows += segmenter.push(stamper.frame(sample, i * 10_000_000, 0))
+    assert segmenter.counts["tracks"] == 2
+    assert segmenter.counts["ids_repeated"] == 0
+    assert {(w.hand, w.ended) for w in windows} == {("right", ""), ("left", "")}
+
+
+def test_ids_of_the_wire_are_kept_and_missing_ones_made(driver) -> None:
+    good = hand_joints().tobytes()
+    hands = [
+        {"joints": good, "side": side, **more}
+        for side, more in (
+            ("right", {}), ("left", {}), ("unknown", {}), ("left", {"id": None}),
+            ("left", {"id": 0}), ("right", {"id": -5}),
+        )
+    ]  # fmt: skip
+    socket = zmq.Context.instance().socket(zmq.PUSH)
+    socket.connect(driver.options.endpoint)
+    socket.send(msgpack.packb({"source": "a", "seq": 0, "time_ns": 0, "hands": hands}))
+    sample = driver.read(5.0)
+    socket.close(0)
+    assert [h.id for h in sample.hands] == [1, 2, 1, 2, 0, -5]
 
 
 @pytest.mark.parametrize(("count", "layout"), [(21, MEDIAPIPE_21), (26, OPENXR_26)])

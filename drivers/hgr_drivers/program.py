@@ -20,6 +20,7 @@ from hgr_stream.publish import (
     QUEUE,
     ProgramFrame,
     decode_program_frame,
+    id_by_side,
 )
 from hgr_stream.stream.bus import BusError, alive, bind
 
@@ -117,7 +118,8 @@ class ProgramDriver(Driver[ProgramOptions]):
             except MessageError as error:  # the others of this frame are still good
                 self._complain("hand_malformed", str(error))
                 continue
-            hands.append(HandSample(hand.id, hand.side, joints, hand.confidence, tuple(hand.lacks)))
+            id_ = id_by_side(hand.side) if hand.id is None else hand.id
+            hands.append(HandSample(id_, hand.side, joints, hand.confidence, tuple(hand.lacks)))
         return Sample(frame.time_ns, hands, frame.seq)
 
     def _complain(self, count: str, text: str) -> None:
