@@ -71,7 +71,7 @@ class Window(msgspec.Struct, omit_defaults=True):
     device: str
     hand: str  #: the slot, stable while the hand is followed: "right", "left", "right.2", ...
     side: Side
-    track: str  #: unique for one unbroken stretch of one hand
+    track: str  #: one unbroken stretch of one hand; unique among its device's
     seq: int  #: window number in this track, from 0
     time_ns: int  #: stream time of the *last* resampled frame in it
     step_ns: int  #: the fixed clock's period
@@ -91,7 +91,7 @@ class Window(msgspec.Struct, omit_defaults=True):
 
 
 class Event(msgspec.Struct, omit_defaults=True):
-    """One step in the life of one gesture; all steps share ``id``.
+    """One step in the life of one gesture; all steps share ``id``, which no other gesture has.
 
     ``begin`` (something has started, label may change), ``update``, ``early`` (label fixed, told
     at once), then exactly one of ``confirmed`` (ended, verified, dated) and ``cancelled``.

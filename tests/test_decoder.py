@@ -64,7 +64,7 @@ def test_a_gesture_begins_is_told_early_and_is_confirmed():
     events = run(probs((20, 0, 0.95), (25, 1, 0.95), (20, 0, 0.95)), PLAIN)
     assert kinds(events) == [("begin", "CIRCLE"), ("early", "CIRCLE"), ("confirmed", "CIRCLE")]
     begin, early, confirmed = events
-    assert {e.id for e in events} == {"t:840"}
+    assert {e.id for e in events} == {"d:t:840"}
     assert begin.onset_ns == 20 * STEP_NS
     assert begin.decided_ns == 21 * STEP_NS
     assert early.decided_ns < 30 * STEP_NS
@@ -237,11 +237,11 @@ def test_the_verifier_relabels_and_no_early_label_is_silently_withdrawn():
     early = DecoderOptions(smooth_s=0.0, early=0.6)
     events = run(rows, early, verify=verdict(2, 0.99))
     assert [(e.kind, e.label, e.id) for e in events] == [
-        ("begin", "CIRCLE", "t:840"),
-        ("early", "CIRCLE", "t:840"),
-        ("cancelled", "CIRCLE", "t:840"),
-        ("begin", "LEFT", "t:840.2"),
-        ("confirmed", "LEFT", "t:840.2"),
+        ("begin", "CIRCLE", "d:t:840"),
+        ("early", "CIRCLE", "d:t:840"),
+        ("cancelled", "CIRCLE", "d:t:840"),
+        ("begin", "LEFT", "d:t:840.2"),
+        ("confirmed", "LEFT", "d:t:840.2"),
     ]
     assert events[2].reason == "verifier says LEFT"
     stubborn = DecoderOptions(smooth_s=0.0, relabel=False, accept=0.2)
@@ -256,7 +256,7 @@ def test_of_an_early_label_an_unsure_verifier_says_only_yes_or_no():
 
     early = DecoderOptions(smooth_s=0.0, early=0.6, accept=0.04)
     lives = [(e.kind, e.label, e.id) for e in run(rows, early, verify=leaning)]
-    assert lives[1:] == [("early", "CIRCLE", "t:840"), ("confirmed", "CIRCLE", "t:840")]
+    assert lives[1:] == [("early", "CIRCLE", "d:t:840"), ("confirmed", "CIRCLE", "d:t:840")]
     strict = DecoderOptions(smooth_s=0.0, early=0.6, accept=0.1)
     refused = run(rows, strict, verify=leaning)
     assert [e.kind for e in refused] == ["begin", "early", "cancelled"]
@@ -264,7 +264,7 @@ def test_of_an_early_label_an_unsure_verifier_says_only_yes_or_no():
     silent = DecoderOptions(smooth_s=0.0, early_on=False)
     assert run(rows, silent, verify=leaning)[-1].label == "LEFT"
     never = DecoderOptions(smooth_s=0.0, early=0.6, overrule=1.1)
-    assert {e.id for e in run(rows, never, verify=verdict(2, 0.999))} == {"t:840"}
+    assert {e.id for e in run(rows, never, verify=verdict(2, 0.999))} == {"d:t:840"}
 
 
 def test_a_hand_that_is_lost_late_confirms_and_early_cancels():

@@ -231,6 +231,21 @@ def test_an_early_label_that_was_not_confirmed_is_told_as_cancelled() -> None:
     assert lines[1]["reason"] == "no"
 
 
+def test_gestures_that_begin_in_one_tick_on_two_devices_have_ids_of_their_own(model: Path) -> None:
+    """The people of one recording: their frames have one boot id, and the same stamps."""
+    whole, cut = (swipe_frames(1, device=name) for name in ("x.person0", "x.person1"))
+    cut = [f for f in cut if f.time_ns < 1_300 * MS]  # lost on the way
+    frames = sorted([*whole, *cut], key=lambda f: f.time_ns)
+    events, numbers = run_recording(Pipeline(load(model)), frames)
+    begun = [e for e in events if e.kind == "begin"]
+    assert len({e.decided_ns for e in begun}) == 1
+    assert len({e.id for e in begun}) == len(begun) == 2
+    early = [x for x in event_lines("f", events, numbers) if x["kind"] == "early"]
+    ends = {e.id: numbers[e.device].nearest(e.offset_ns) for e in events if e.offset_ns}
+    assert [x["end_frame"] for x in early] == [ends[e.id] for e in begun]
+    assert ends[begun[0].id] > ends[begun[1].id]
+
+
 def test_the_official_text_form_and_its_row_numbers(shared_data: Path, tmp_path: Path) -> None:
     """The numbers of a SHREC'21 file are its 1-based rows, whatever form it came in."""
     import tarfile

@@ -223,8 +223,10 @@ class Decoder:
         onset_ns = self._rise(label, now_ns)
         first = self._first_after(onset_ns)
         evidence = np.array([t.probs for t in self._ticks[first:]], np.float64).sum(0)
-        # Counted it would be used again by a worker that is started, or given a model, on the way.
-        name = f"{self.track}:{now_ns // 1_000_000}"
+        # Counted it would be used again by a worker that is started, or given a model, on the way;
+        # and the devices of one recording, which have its boot id, name their tracks alike.
+        assert self._window is not None
+        name = f"{self._window.device}:{self.track}:{now_ns // 1_000_000}"
         self._open = _Open(name, label, onset_ns, evidence, s.copy())
         self._begin_run = 0
         confidence = float(s[label])
