@@ -38,7 +38,10 @@ def make(stage: str, run_dir: Path) -> Shell:
     if stage == "worker":
         from .worker import WorkerShell
 
-        return WorkerShell(run_dir, config.model.use, config.model.threads, config.recognition)
+        model = config.model
+        return WorkerShell(
+            run_dir, model.use, model.threads, config.recognition, config.segmentation
+        )
     if stage == "gateway":
         from .gateway import GatewayShell
 

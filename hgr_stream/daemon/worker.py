@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 import zmq
 
-from ..config import Recognition
+from ..config import Recognition, Segmentation
 from ..messages import Event, MessageError, Window, decode, encode
 from ..recognition import bundle as bundles
 from ..recognition.engine import Engine
@@ -23,13 +23,19 @@ from ..stream.bus import Inlet, Outlet, bind
 from .shell import Shell, decode_request, error_line
 
 LOADING_POLL_S = 0.02
-#: A live hand of which nothing comes for so long, not even its end, has lost its segmenter.
-SILENCE_NS = 3_000_000_000
+#: A live hand of which nothing comes for so long beyond a hop and the longest bridged gap, not even
+#: its end, has lost its segmenter, which tells the end within two seconds after that gap.
+SILENCE_MARGIN_NS = 3_000_000_000
 
 
 class WorkerShell(Shell):
     def __init__(
-        self, run_dir: Path, model: str, threads: int, asked: Recognition | None = None
+        self,
+        run_dir: Path,
+        model: str,
+        threads: int,
+        asked: Recognition | None = None,
+        segmentation: Segmentation | None = None,
     ) -> None:
         super().__init__("worker", run_dir)
         self.send_status("starting", f"loading model {model}")
@@ -51,6 +57,8 @@ class WorkerShell(Shell):
         self._seq = 0
         self._lag_ns = 0
         self._heard: dict[tuple[str, str], tuple[int, Window]] = {}  # hand -> when, its last
+        m, gap_s = self.engine.bundle.metadata, (segmentation or Segmentation()).max_gap_s
+        self._silence_ns = round((m.hop / m.rate_hz + gap_s) * 1e9) + SILENCE_MARGIN_NS
         self.send_status("up", self._running())
 
     def _running(self) -> str:
@@ -147,10 +155,11 @@ class WorkerShell(Shell):
         reply = msgspec.msgpack.encode({"ok": ok, "text": text})
         self.requests.send_multipart([who, b"", reply], zmq.NOBLOCK)
 
-    def _forget_silent(self) -> None:
-        now_ns = time.monotonic_ns()
+    def forget_silent(self, now_ns: int) -> None:
+        """End the live hands of which nothing has come for too long. ``now_ns``: host monotonic
+        time."""
         for key, (heard_ns, last) in list(self._heard.items()):
-            if now_ns - heard_ns > SILENCE_NS and not last.lossless:
+            if now_ns - heard_ns > self._silence_ns and not last.lossless:
                 del self._heard[key]
                 self.counts["hands_silent"] += 1
                 end = msgspec.structs.replace(last, seq=last.seq + 1, joints=b"", ended="lost")
@@ -158,7 +167,7 @@ class WorkerShell(Shell):
 
     def beat(self) -> None:
         if hasattr(self, "engine"):  # it is still loading at the first beat
-            self._forget_silent()
+            self.forget_silent(time.monotonic_ns())
             self.counts["dropped_tap"] = self.outlet.counts["dropped_tap"]
             for name, count in self.engine.counts.items():  # lost, or lacking what the model needs
                 self.counts[name] = count

@@ -1,0 +1,69 @@
+"""The daemon's stages as objects in this process: what they do when nothing comes, or goes out."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import zmq
+
+from hgr_stream.config import Segmentation
+from hgr_stream.daemon.worker import WorkerShell
+from hgr_stream.messages import Window, encode
+from hgr_stream.segmentation import Segmenter, WindowSpec
+from hgr_stream.stream.bus import DaemonInfo, private_sockets, write_daemon_file
+from tests.hands import MS, frame, hand_joints
+from tests.models import save_palm_model
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path) -> Path:
+    """That of a daemon of which no other process runs."""
+    sockets = private_sockets(tmp_path)
+    write_daemon_file(tmp_path, DaemonInfo(1, "test", "0", "tcp://127.0.0.1:1", sockets, [], "", 0))
+    return tmp_path
+
+
+@contextlib.contextmanager
+def worker_with(run_dir: Path, hop: int, max_gap_s: float) -> Iterator[WorkerShell]:
+    model = save_palm_model(run_dir / "palm.pt", hop=hop)
+    worker = WorkerShell(run_dir, str(model), 1, None, Segmentation(max_gap_s=max_gap_s))
+    try:
+        yield worker
+    finally:
+        worker.close()
+
+
+def give(worker: WorkerShell, windows: list[Window]) -> None:
+    """Over its socket, and until they are through."""
+    with worker.context.socket(zmq.PUSH) as out:
+        out.connect(worker.info.sockets["windows"])
+        for window in windows:
+            out.send(encode(window))
+        while worker.counts["windows"] < len(windows):
+            worker.turn(1.0)
+
+
+@pytest.mark.parametrize(
+    ("hop", "max_gap_s", "held_s"), [(1, 0.6, 2.5), (1, 5.0, 7.0), (100, 0.6, 6.5)]
+)
+def test_a_live_hand_is_held_as_long_as_the_segmenter_may_bridge(
+    run_dir: Path, hop: int, max_gap_s: float, held_s: float
+) -> None:
+    """held_s: gap and hop, and the time in which the segmenter tells that the hand is lost."""
+    segmenter = Segmenter(WindowSpec(25.0, hop, hop), Segmentation(max_gap_s=max_gap_s))
+    windows = [
+        w
+        for i in range(200)
+        for w in segmenter.push(frame(i, i * 40 * MS, hand_joints(), lossless=False))
+    ]
+    with worker_with(run_dir, hop, max_gap_s) as worker:
+        give(worker, windows)
+        now_ns = time.monotonic_ns()
+        worker.forget_silent(now_ns + round(held_s * 1e9))
+        assert (worker.engine.recogniser.hands, worker.counts["hands_silent"]) == (1, 0)
+        worker.forget_silent(now_ns + round((held_s + 2.0) * 1e9))
+        assert (worker.engine.recogniser.hands, worker.counts["hands_silent"]) == (0, 1)
