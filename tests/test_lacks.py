@@ -9,6 +9,7 @@ import pytest
 from hgr_stream.messages import Frame, Hand, Window, decode, encode, joint_bytes
 from hgr_stream.pipeline import Pipeline
 from hgr_stream.recognition.bundle import load
+from hgr_stream.recognition.engine import Engine
 from hgr_stream.segmentation import Segmenter, WindowSpec
 from hgr_stream.skeleton import Lack
 from tests.daemon_process import Daemon, feeding, wait_until
@@ -59,6 +60,20 @@ def test_a_model_refuses_what_lacks_its_need_by_name_and_no_other(tmp_path, lack
         assert pipeline.counts["windows_lacking_depth"] == 38
     else:
         assert not pipeline.engine.notices
+
+
+def test_what_is_refused_for_a_lack_was_not_lost(tmp_path) -> None:
+    """A hand that lacks something for a while, and one window that is lost indeed."""
+    engine = Engine(load(str(save_palm_model(tmp_path / "palm.pt"))))
+    segmenter = Segmenter(WindowSpec(25.0, 1, 1))
+    frames = stroke("cam", [])
+    for f in frames[5:15]:
+        f.hands[0].lacks = ["depth"]
+    windows = [w for f in frames for w in segmenter.push(f)]
+    for w in windows[:20] + windows[21:]:
+        engine.push([w])
+    assert engine.counts["windows_lacking_depth"] == 10
+    assert engine.counts["windows_lost"] == 1
 
 
 def test_the_daemon_tells_of_hands_that_its_model_cannot_judge(tmp_path) -> None:

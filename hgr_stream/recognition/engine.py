@@ -79,9 +79,9 @@ class Engine:
         Raises ModelError for windows of another shape than the model's, before any is used.
         """
         self.recogniser.check(windows)
+        self._count_lost(windows)  # of all: what is refused has come
         if any(window.lacks for window in windows):
             windows = [window for window in windows if self._suits(window)]
-        self._count_lost(windows)
         found: list[tuple[int, list[Event]]] = []
         for runs in rounds(windows):
             # A track's last words come before its state is dropped: the verifier needs it.
