@@ -11,6 +11,7 @@ import pytest
 import zmq
 
 from hgr_stream.config import Segmentation
+from hgr_stream.daemon.segmenter import SegmenterShell
 from hgr_stream.daemon.worker import WorkerShell
 from hgr_stream.messages import Window, encode
 from hgr_stream.segmentation import Segmenter, WindowSpec
@@ -67,3 +68,19 @@ def test_a_live_hand_is_held_as_long_as_the_segmenter_may_bridge(
         assert (worker.engine.recogniser.hands, worker.counts["hands_silent"]) == (1, 0)
         worker.forget_silent(now_ns + round((held_s + 2.0) * 1e9))
         assert (worker.engine.recogniser.hands, worker.counts["hands_silent"]) == (0, 1)
+
+
+def test_the_segmenters_beat_keeps_what_its_shell_counts(run_dir: Path) -> None:
+    segmenter = SegmenterShell(run_dir, WindowSpec(25.0, 1, 1), Segmentation())
+    try:
+        segmenter.refuse(ValueError("no frame"))
+        segmenter.segmenter.push(frame(0, 0, hand_joints()))
+        for _ in range(60):  # nobody takes them: those for which there is no room are dropped
+            segmenter.send_status()
+        dropped = segmenter.counts["status_dropped"]
+        assert dropped > 20
+        segmenter.beat()
+        assert segmenter.counts["status_dropped"] == dropped
+        assert (segmenter.counts["malformed"], segmenter.counts["frames"]) == (1, 1)
+    finally:
+        segmenter.close()

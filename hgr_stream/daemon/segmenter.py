@@ -61,11 +61,9 @@ class SegmenterShell(Shell):
             if now_ns - heard_ns > self._silence_ns:
                 self._send(self.segmenter.flush(device))
                 del self._heard_ns[device]
-        malformed = self.counts["malformed"]
-        self.counts.clear()
-        self.counts.update(self.segmenter.counts)
-        self.counts.update(self.outlet.counts)
-        self.counts["malformed"] = malformed
+        for counts in (self.segmenter.counts, self.outlet.counts):
+            for name, count in counts.items():  # beside the shell's own
+                self.counts[name] = count
         self.gauges = {
             "hands": float(self.segmenter.hands),
             "devices": float(len(self._heard_ns)),
