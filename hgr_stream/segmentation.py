@@ -150,7 +150,7 @@ class Segmenter:
                 device.tracks[slot] = self._start(frame, device, slot, hand, joints, out)
             else:
                 track.sensor_id, track.lacks = hand.id, hand.lacks
-                self._advance(frame, device, track, joints, out)
+                self._advance(frame, track, joints, out)
         for track in list(device.tracks.values()):
             if frame.time_ns - track.time_ns > self._max_gap_ns:
                 self._end(frame.device, device, track, "lost", out)
@@ -369,9 +369,7 @@ class Segmenter:
             self._tick(frame, track, joints, out)
         return track
 
-    def _advance(
-        self, frame: Frame, device: _Device, track: _Track, joints: Float32, out: list[Window]
-    ) -> None:
+    def _advance(self, frame: Frame, track: _Track, joints: Float32, out: list[Window]) -> None:
         """Take the next sample of a track and give the ticks between it and the one before."""
         while track.next_tick_ns <= frame.time_ns:
             fraction = (track.next_tick_ns - track.time_ns) / (frame.time_ns - track.time_ns)

@@ -37,7 +37,6 @@ JOINTS: Final[tuple[str, ...]] = (
     *(f"{finger}_{part}" for finger in FINGERS for part in ("base", "first", "second", "tip")),
 )
 N_JOINTS: Final = len(JOINTS)  # 22
-JOINT_INDEX: Final = {name: i for i, name in enumerate(JOINTS)}
 WRIST, PALM = 0, 1
 THUMB_BASE, INDEX_BASE, MIDDLE_BASE, RING_BASE, PINKY_BASE = 2, 6, 10, 14, 18
 TIPS: Final = (5, 9, 13, 17, 21)

@@ -16,11 +16,13 @@ from hgr_drivers.base import DeviceError, Driver, HandSample, Sample
 from hgr_drivers.network.udp import UdpDriver
 
 from hgr_stream.datasets.leapjs import load_leapjs
-from hgr_stream.skeleton import Float32, Side, bone_lengths, chirality
+from hgr_stream.skeleton import N_JOINTS, PALM, TIPS, Float32, Side, bone_lengths, chirality
 
 LOOPBACK = "127.0.0.1"
 PATIENCE_S = 5.0
 Hands = dict[Side, Float32]
+#: What a source without tips tells; the palm is computed.
+KNOWN_WITHOUT_TIPS = tuple(i for i in range(N_JOINTS) if i != PALM and i not in TIPS)
 
 
 @cache

@@ -28,7 +28,7 @@ from hgr_stream.datasets.mediapipe import load_mediapipe
 from hgr_stream.datasets.openpose import load_openpose
 from hgr_stream.datasets.openxr import joint_index, load_openxr
 from hgr_stream.skeleton import (
-    JOINT_INDEX,
+    JOINTS,
     MIDDLE_BASE,
     WRIST,
     Float32,
@@ -259,7 +259,7 @@ def test_a_single_missing_point_is_filled_in(
     assert (true.lacks, filled.lacks) == (("depth",), lacks)
     off = np.linalg.norm(true.joints - filled.joints, axis=1)
     assert off.max() < 0.02
-    assert np.argmax(off) == JOINT_INDEX[joint] or off[JOINT_INDEX[joint]] > 0
+    assert np.argmax(off) == JOINTS.index(joint) or off[JOINTS.index(joint)] > 0
 
 
 @pytest.mark.parametrize("points", [(0,), (9,), (5,), (7, 8), (6, 7), (1, 2)])

@@ -21,7 +21,7 @@ from hgr_stream.datasets.leap_json import (
     ServiceVersion,
     decode_message,
 )
-from hgr_stream.skeleton import FINGERS, JOINT_INDEX, PALM, bone_lengths, mirrored
+from hgr_stream.skeleton import FINGERS, JOINTS, PALM, bone_lengths, mirrored
 
 
 def decoded(message: object) -> LeapFrame:
@@ -43,9 +43,9 @@ def test_every_joint_comes_from_its_field_in_metres() -> None:
         for part, field in zip(("base", "first", "second", "tip"), FIELDS, strict=True):
             expected = np.array(pointable[field]) / 1000
             np.testing.assert_allclose(
-                got.joints[JOINT_INDEX[f"{name}_{part}"]], expected, atol=1e-7
+                got.joints[JOINTS.index(f"{name}_{part}")], expected, atol=1e-7
             )
-    middle = got.joints[JOINT_INDEX["middle_base"]]
+    middle = got.joints[JOINTS.index("middle_base")]
     np.testing.assert_allclose(got.joints[PALM], (got.joints[0] + middle) / 2, atol=1e-7)
 
 
@@ -68,7 +68,7 @@ def test_gemini_frame_has_two_plausible_hands(gemini: dict[str, Any]) -> None:
         by_id = {p["type"]: p for p in gemini["pointables"] if p["handId"] == got.id}
         for kind, name in enumerate(FINGERS):
             np.testing.assert_allclose(
-                got.joints[JOINT_INDEX[f"{name}_tip"]] * 1000,
+                got.joints[JOINTS.index(f"{name}_tip")] * 1000,
                 by_id[kind]["btipPosition"],
                 atol=1e-3,
             )

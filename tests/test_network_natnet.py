@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hgr_drivers.network import natnet
-from hgr_drivers.network.geometry import KNOWN_WITHOUT_TIPS
 from hgr_drivers.network.natnet import NatNetDecoder, NatNetDriver, NatNetOptions, bone_joint
 from hgr_drivers.network.natnet_wire import parse_frame
 from hgr_drivers.network.packets import PacketError
@@ -24,6 +23,7 @@ from natnet.version import Version
 from hgr_stream.skeleton import Float32, Side
 from tests.hands import hand_joints
 from tests.network_hands import (
+    KNOWN_WITHOUT_TIPS,
     LOOPBACK,
     assert_same_hands,
     clapping,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hgr_drivers.network.geometry import KNOWN_WITHOUT_TIPS, t_pose_hand
+from hgr_drivers.network.geometry import t_pose_hand
 from hgr_drivers.network.osc import OscError, messages
 from hgr_drivers.network.packets import PacketError
 from hgr_drivers.network.vmc import VmcDecoder, VmcDriver, VmcOptions
@@ -21,6 +21,7 @@ from scipy.spatial.transform import Rotation
 from hgr_stream.skeleton import BONES, TIPS, WRIST, Float32, mirrored
 from tests.hands import hand_joints
 from tests.network_hands import (
+    KNOWN_WITHOUT_TIPS,
     assert_natural,
     assert_same_hands,
     by_side,

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hgr_drivers.network import xsens
-from hgr_drivers.network.geometry import KNOWN_WITHOUT_TIPS
 from hgr_drivers.network.packets import PacketError
 from hgr_drivers.network.xsens import XsensDecoder, XsensDriver, XsensOptions
 from hypothesis import given
@@ -17,6 +16,7 @@ from hypothesis import strategies as st
 
 from tests.hands import hand_joints
 from tests.network_hands import (
+    KNOWN_WITHOUT_TIPS,
     assert_same_hands,
     clapping,
     complaint,

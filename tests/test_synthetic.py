@@ -24,7 +24,7 @@ from hgr_drivers.synthetic.performance import sensor_noise
 
 from hgr_stream import config
 from hgr_stream.messages import Event, Frame, Hand, joint_bytes
-from hgr_stream.skeleton import BONES, JOINT_INDEX, bone_lengths, chirality
+from hgr_stream.skeleton import BONES, JOINTS, bone_lengths, chirality
 
 ROOT = Path(__file__).resolve().parent.parent
 RATE_HZ = 200.0
@@ -53,7 +53,7 @@ def test_bones_keep_their_natural_lengths(everything: Performance) -> None:
         ("middle_base", 0.1010),
         ("pinky_tip", 0.0158),
     ):
-        assert lengths[0, at[JOINT_INDEX[name]]] == pytest.approx(size * natural_m, rel=0.035)
+        assert lengths[0, at[JOINTS.index(name)]] == pytest.approx(size * natural_m, rel=0.035)
     assert 0.84 <= size <= 1.0
 
 
@@ -77,7 +77,7 @@ def test_flexing_bends_towards_the_palm() -> None:
     still = np.zeros((1, 3)), np.eye(3)[None]
     straight, curled = forward(flat, *still)[0], forward(fist, *still)[0]
     for finger in ("index", "middle", "ring", "pinky"):
-        tip = JOINT_INDEX[f"{finger}_tip"]
+        tip = JOINTS.index(f"{finger}_tip")
         assert straight[tip, 1] == pytest.approx(straight[tip - 3, 1], abs=1e-6)
         assert curled[tip, 1] < straight[tip, 1] - 0.05  # palm down: below the knuckles
     assert straight[0, 2] > straight[13, 2]  # fingers away from the user

@@ -52,7 +52,6 @@ _ORDINARY_ENDS = frozenset({"lost", "gap", "end"})
 class _Tick:
     time_ns: int
     probs: Float32
-    smoothed_gesture: float
     start: float
     end: float
 
@@ -201,7 +200,7 @@ class Decoder:
         self._sharp = _nearer(self._sharp, p, lim.early_gain)
         self._sure_run = (self._sure_run + 1) * (self._sharp >= lim.early)
         gesture_p = 1.0 - float(s[0])
-        self._ticks.append(_Tick(now_ns, probs, gesture_p, float(edges[0]), float(edges[1])))
+        self._ticks.append(_Tick(now_ns, probs, float(edges[0]), float(edges[1])))
         if self._open is not None:
             self._follow(self._open, now_ns, p, s, gesture_p, events)
             return

@@ -223,10 +223,10 @@ class Devineau(nn.Module):
 
 # -- inference -------------------------------------------------------------------------------------
 
-# Fixed, and written out as 4, 3 and 10 where TorchScript reads:
+# Fixed, and written out as 4, 3 and 10 (the inputs that a row's outputs see: 4 + 2 * 3) where
+# TorchScript reads:
 _STEP = 4  # outputs of a convolution that one row of a matrix product gives
 _REACH = 3  # half of the taps, which is the padding
-_SPAN = _STEP + 2 * _REACH  # inputs that those outputs see
 
 
 def _block_weights(weight: Tensor, step: int = _STEP) -> Tensor:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from ..skeleton import MIDDLE_BASE, N_JOINTS, WRIST
+from ..skeleton import MIDDLE_BASE, N_JOINTS, TIPS, WRIST
 
 USED_JOINTS: Final = (0, *range(3, 22))  # 20: neither palm (1) nor thumb base (2)
 FINGER_BONES: Final = (
@@ -22,7 +22,6 @@ FINGER_BONES: Final = (
     (4, 5),
     *((base + i, base + i + 1) for base in (6, 10, 14, 18) for i in range(3)),
 )
-TIPS: Final = (5, 9, 13, 17, 21)
 TIP_PAIRS: Final = tuple((a, b) for i, a in enumerate(TIPS) for b in TIPS[i + 1 :])
 #: Frames back over which movement is measured (of the palm; of the joints relative to it).
 PALM_LAGS: Final = (1, 2, 4, 8, 16)

@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from ..messages import Window
+from ..messages import JOINT_BYTES, Window
 from ..skeleton import N_JOINTS, Float32, mirrored
 from .bundle import Bundle, ModelError
 from .steppers import Scripted, softmax, stepper
@@ -111,7 +111,7 @@ class HandState:
             moved = msgspec.msgpack.decode(data, type=_Moved)
         except msgspec.MsgspecError as error:
             raise ModelError(f"hand state: {error}") from None
-        if len(moved.state) != 4 * state_size or len(moved.history) % (N_JOINTS * 12):
+        if len(moved.state) != 4 * state_size or len(moved.history) % JOINT_BYTES:
             raise ModelError(
                 f"hand state of {len(moved.state) // 4} numbers; the model wants {state_size}"
             )
@@ -156,10 +156,10 @@ class Recogniser:
         """Raises ModelError for a window of another shape than the model's."""
         size = self.bundle.metadata.size
         for window in windows:
-            if not window.ended and len(window.joints) != size * N_JOINTS * 12:
+            if not window.ended and len(window.joints) != size * JOINT_BYTES:
                 name = self.bundle.metadata.name
                 raise ModelError(
-                    f"window of {len(window.joints) // (N_JOINTS * 12)} frames from "
+                    f"window of {len(window.joints) // JOINT_BYTES} frames from "
                     f"{window.device}/{window.hand}; model {name!r} wants {size}"
                 )
 

@@ -13,8 +13,6 @@ from numpy.typing import NDArray
 
 from hgr_stream.skeleton import (
     MIDDLE_BASE,
-    N_JOINTS,
-    TIPS,
     WRIST,
     Float32,
     Side,
@@ -104,7 +102,3 @@ def t_pose_hand(side: Side) -> Float32:
         hand = mirrored(hand)
     hand.setflags(write=False)
     return hand
-
-
-#: Every joint that is neither the palm nor a tip: what a source without tips tells.
-KNOWN_WITHOUT_TIPS: Final = tuple(i for i in range(N_JOINTS) if i != 1 and i not in TIPS)

@@ -38,7 +38,6 @@ from ..base import DeviceError
 
 log = logging.getLogger(__name__)
 
-N_LANDMARKS: Final = 21
 CURE: Final = "pip install 'hgr-stream[camera]'"
 GRAPH: Final = "modules/hand_landmark/hand_landmark_tracking_cpu.binarypb"
 
