@@ -52,11 +52,11 @@ def load(
     """
     same = same or {}
     found: dict[int, list[HandSequence]] = {}
-    known: dict[str, str] = {}
+    begun: dict[str, str] = {}
     for i, (name, root) in enumerate(sources):
         if name in CONTINUOUS:
             watch(f"reading {name}")
-            found[i] = _once(CONTINUOUS[name](root, tell), known, tell)
+            found[i] = _once(CONTINUOUS[name](root, tell), begun, tell)
     idle = idle_clips(q for sequences in found.values() for q in sequences)
     for i, (name, root) in enumerate(sources):
         if name in ISOLATED:
