@@ -381,6 +381,28 @@ def test_a_recording_is_cut_where_the_hand_was_lost(tmp_path: Path) -> None:
     assert [s.name for s in to_streams([first, second], ["RIGHT"])] == ["lost.1"]
 
 
+def test_pieces_too_short_to_teach_anything_are_left_out_with_a_word(tmp_path: Path) -> None:
+    path = tmp_path / "flickers.mcap"
+
+    def write(until_s: float) -> None:
+        with Writer(path, force=True) as writer:
+            for f in swipe_frames(3):
+                # Seen for 0.1 s at a time, twice; then for as long as it lasts.
+                seen = f.time_ns % 10**9 <= 10**8 if f.time_ns < 2e9 else f.time_ns < until_s * 1e9
+                f.hands = f.hands if seen else []
+                writer.write(topics.of(f), encode(f), f.time_ns, f.time_ns, f.seq)
+
+    write(100.0)
+    (tmp_path / "flickers.csv").write_text("RIGHT,7.4,7.8\n")
+    told: list[str] = []
+    (q,) = load_streams(tmp_path, told.append)
+    assert (q.subject, [s.label for s in q.segments]) == ("flickers", ["RIGHT"])
+    assert told == [f"{path}: the hand was seen for under 0.5 s at a time 2 times; left out"]
+    write(2.4)
+    with pytest.raises(DatasetError, match=r"no hand in it for 0\.5 s"):
+        load_streams(tmp_path)
+
+
 def test_the_part_is_found_by_its_folder(tmp_path: Path) -> None:
     for name in ("training_set", "test_set"):
         (tmp_path / name / "sequences").mkdir(parents=True)

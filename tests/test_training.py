@@ -26,7 +26,15 @@ from hgr_stream.training import augment
 from hgr_stream.training.draw import IGNORE, ChunkRule, Pool, annotate, draw_chunk
 from hgr_stream.training.learnt import unlearnt
 from hgr_stream.training.metrics import Span, matches, pair, score
-from hgr_stream.training.streams import distorted, labels_of, resample, split, to_streams
+from hgr_stream.training.streams import (
+    Stream,
+    distorted,
+    labels_of,
+    on_grid,
+    resample,
+    split,
+    to_streams,
+)
 
 RATE = 25.0
 
@@ -184,6 +192,15 @@ def test_distortions_give_hands(seed, strength):
     ratio = np.median(bone_lengths(out)[:, 1:], 0) / np.median(bone_lengths(joints)[:, 1:], 0)
     assert (ratio > 0.3).all()
     assert (ratio < 2.5).all()
+
+
+@pytest.mark.parametrize("frames", [2, 8, 12])
+def test_distorted_copies_of_short_streams_can_be_put_on_a_grid(frames):
+    short = Stream("s", sequence("1", 1).joints[:frames], np.arange(frames) / 200, ())
+    for seed in range(30):
+        copy = distorted(short, np.random.default_rng(seed), wide=seed % 2)
+        assert len(copy.joints) == len(copy.time_s) >= 2
+        assert np.isfinite(on_grid(copy, RATE)).all()
 
 
 def test_no_strength_no_change():

@@ -12,6 +12,7 @@ from hgr_stream.training.streams import Mark, Stream
 from hgr_stream.training.validate import (
     EARLY_PRECISION,
     Scored,
+    calibrate,
     calibrate_verifier,
     decode,
     evaluate,
@@ -81,6 +82,14 @@ def test_a_calibrated_verifier_is_as_sure_as_it_is_right(right, sure):
                     if e.kind == "confirmed")  # fmt: skip
     assert confirmed.confidence == pytest.approx(sure, abs=0.15)
     assert items[0].verify_temperature == temperature
+
+
+def test_scores_that_are_not_finite_choose_no_temperature():
+    items = [scored(probs((30, 0, 0.98), (30, LEFT, 0.97)), (LEFT, 30, 59)) for _ in range(2)]
+    assert 0.4 <= calibrate(items, RATE) <= 3.0
+    items[1].logits[7] = np.nan
+    with pytest.raises(ValueError, match="not finite"):
+        calibrate(items, RATE)
 
 
 def test_without_anything_to_judge_verdicts_stay_as_they_are():

@@ -151,13 +151,16 @@ def distorted(stream: Stream, rng: np.random.Generator, wide: float = 0.0) -> St
 
     Other bone lengths and size, travel x0.6-1.5, rotation, local speed, drift, noise, holds.
     Marks move with the time. Harsher than what is trained on, and drawn apart from it. wide: how
-    likely it is also played far slower or faster, or with fingers guessed, as other sensors'.
+    likely it is also played far slower or faster, or with fingers guessed, as other sensors'. Two
+    frames at least, however short the stream.
     """
     rate_hz = 50.0
     n = int(stream.seconds * rate_hz)
     speed = augment.speeds(n, rate_hz, rng, 1.2, wide)
     source_s = np.cumsum(speed) / rate_hz
     source_s = source_s[source_s <= stream.seconds] + stream.time_s[0]
+    if len(source_s) < 2:  # played faster than it lasts
+        source_s = stream.time_s[[0, -1]]
     # What is left of a gesture that the slower copy has no time for is no idle time.
     cut = [m.start_s for m in stream.marks if m.end_s > source_s[-1]]
     source_s = source_s[source_s < max(min(cut, default=np.inf) - 0.3, 1.0)]

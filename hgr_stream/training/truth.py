@@ -19,6 +19,8 @@ from ..skeleton import Float32, Side
 #: Without the hand for longer, a recording is cut in two: a line across tells nothing.
 MAX_GAP_NS: Final = 250_000_000
 MIN_FRAMES: Final = 8
+#: A shorter piece holds no whole gesture with its begin and end, and teaches next to nothing.
+MIN_PIECE_NS: Final = 500_000_000
 #: So much later than the last frame a gesture may end: annotated by eye, or on a video.
 LATE_NS: Final = 1_000_000_000
 
@@ -159,21 +161,25 @@ def load_streams(root: Path, tell: Callable[[str], None] = lambda _: None) -> li
     Any file or folder that ``hgr process`` reads; what is performed is in the recording or in a
     ``NAME.csv`` beside it, which is empty where nobody gestures. Of each recording the hand seen
     most is taken, and cut where it was lost; the pieces are held out together. tell: as of
-    ``complete``. Raises DatasetError naming a recording without truth.
+    ``complete``, and of ``sequences_of``. Raises DatasetError naming a recording without truth, or
+    without a hand.
     """
     out: list[HandSequence] = []
     for recording in complete(own_recordings(root), tell):
         if not (recording.truths or recording.silent):
             raise DatasetError(nothing_told(recording))
-        found = sequences_of(recording)
+        found = sequences_of(recording, tell)
         if not found:
-            raise DatasetError(f"{recording.file}: no hand in it")
+            raise DatasetError(f"{recording.file}: no hand in it for {MIN_PIECE_NS / 1e9:g} s")
         out += found
     return out
 
 
-def sequences_of(recording: Recording) -> list[HandSequence]:
-    """The hand seen most, cut where it was lost; none where no hand was."""
+def sequences_of(
+    recording: Recording, tell: Callable[[str], None] = lambda _: None
+) -> list[HandSequence]:
+    """The hand seen most, cut where it was lost; none where no hand was. tell: hears how many
+    pieces were too short to be of use, and are left out."""
     hands: dict[tuple[str, Side], list[tuple[int, Float32]]] = {}
     for frame in recording.frames:
         for hand in {h.side: h for h in reversed(frame.hands)}.values():
@@ -186,9 +192,10 @@ def sequences_of(recording: Recording) -> list[HandSequence]:
     time_ns = np.array([t for t, _ in seen], dtype=np.int64)
     joints = np.stack([j for _, j in seen]).astype(np.float32)
     cuts = [0, *(np.flatnonzero(np.diff(time_ns) > MAX_GAP_NS) + 1).tolist(), len(time_ns)]
-    pieces = []
+    pieces, short = [], 0
     for k, (a, b) in enumerate(pairwise(cuts)):
-        if b - a < MIN_FRAMES:
+        if b - a < MIN_FRAMES or time_ns[b - 1] - time_ns[a] < MIN_PIECE_NS:
+            short += 1
             continue
         part = time_ns[a:b]
         notes, segments = [], []
@@ -215,5 +222,10 @@ def sequences_of(recording: Recording) -> list[HandSequence]:
                 notes,
                 takes=recording.takes,
             )
+        )
+    if short:
+        tell(
+            f"{recording.file}: the hand was seen for under {MIN_PIECE_NS / 1e9:g} s at a time "
+            f"{short} times; left out"
         )
     return pieces

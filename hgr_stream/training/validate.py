@@ -72,7 +72,8 @@ def scored(
 
 
 def calibrate(items: Sequence[Scored], rate_hz: float) -> float:
-    """The temperature that makes the ticks' probabilities likeliest; sets ``probs`` by it."""
+    """The temperature that makes the ticks' probabilities likeliest; sets ``probs`` by it. Raises
+    ValueError for logits that are not finite."""
     logits, labels = [], []
     for item in items:
         at = item.stream.time_s[0] + np.arange(len(item.joints)) / rate_hz
@@ -96,7 +97,8 @@ def calibrate_verifier(
     dater: SegmentDater | None = None,
 ) -> float:
     """The temperature that makes the verdicts likeliest on what these settings would have judged,
-    each being the gesture that it shares most time with, or none; sets ``verify_temperature``."""
+    each being the gesture that it shares most time with, or none; sets ``verify_temperature``.
+    Raises ValueError for logits that are not finite."""
     logits, kinds = [], []
     for item in items:
         decode(item, options, labels, rate_hz, verifier, dater)
@@ -118,6 +120,8 @@ def _likeliest(logits: Float32, kinds: NDArray[np.int64]) -> float:
     x, y = torch.from_numpy(logits), torch.from_numpy(kinds)
     grid = np.exp(np.linspace(np.log(0.4), np.log(3.0), 30))
     losses = [float(torch.nn.functional.cross_entropy(x / float(t), y)) for t in grid]
+    if not np.isfinite(losses).all():  # of NaN argmin would take the first for the least
+        raise ValueError("no temperature can be chosen: the network's scores are not finite")
     return round(float(grid[int(np.argmin(losses))]), 3)
 
 
