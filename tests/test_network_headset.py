@@ -54,7 +54,7 @@ def test_real_hands_come_back_as_they_were(rows, webxr) -> None:
         sample = decoder.push(message(points, time_ms=i * 16.0, webxr=webxr).encode(), "h")
         hand = sample.hands[0]
         np.testing.assert_allclose(hand.joints, from_layout(points, OPENXR_26), atol=1e-6)
-        assert sample.device_ns == i * 16_000_000
+        assert (sample.device_ns, sample.index) == (i * 16_000_000, i + 1)
         assert (hand.side, hand.lacks) == ("right", ())
     signs = [
         float(chirality(decoder.push(message(p).encode(), "h").hands[0].joints)) for p in rows[:300]

@@ -60,6 +60,12 @@ def test_the_documented_sample_is_a_plausible_right_hand() -> None:
     assert hand.lacks == ("tips",)  # that version sent no tip of the little finger
 
 
+def test_an_app_that_sends_no_frame_numbers_has_its_frames_counted() -> None:
+    decoder = QuestDecoder()
+    samples = [decoder.push(DOCUMENTED, "headset") for _ in range(3)]
+    assert [s.index for s in samples if s is not None] == [1, 2, 3]
+
+
 def test_real_hands_come_back_as_they_were(hands) -> None:
     decoder = QuestDecoder()
     for i, joints in enumerate(hands[:200]):

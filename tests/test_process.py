@@ -207,6 +207,17 @@ def test_frame_numbers() -> None:
     assert numbers.seconds(107 * MS) == 0.1
 
 
+@pytest.mark.parametrize("given", [(0, 0, 0, 0, 0), (7, 7, 8, 8, 9), (98, 99, 100, 1, 2)])
+def test_frames_without_numbers_of_their_own_are_numbered_by_position(given: tuple) -> None:
+    numbers = FrameNumbers()
+    for index, ms in zip(given, (0, 50, 40, 100, 200), strict=True):
+        f = frame(0, ms * MS, hand_joints())
+        f.index = index
+        numbers.add(f)
+    numbers.freeze()  # the third ran back in time
+    assert [numbers.nearest(ms * MS) for ms in (0, 50, 100, 200)] == [0, 1, 3, 4]
+
+
 def test_an_early_label_that_was_not_confirmed_is_told_as_cancelled() -> None:
     numbers = FrameNumbers()
     for i in range(100):

@@ -68,9 +68,9 @@ Examples:
 \b
 JSON, one line an event: file, id, kind (early, confirmed, cancelled), label, start, end, report
 (seconds of the recording), confidence, hand, device, and start_frame, end_frame, report_frame in
-the file's own numbering. An early line tells when its label was fixed (report, report_frame), the
-end that the gesture turned out to have, and its outcome: confirmed, by a line of the same id and
-label, or cancelled, by a line that says why.
+the file's own numbering, or counted from 0 where it has none. An early line tells when its label
+was fixed (report, report_frame), the end that the gesture turned out to have, and its outcome:
+confirmed, by a line of the same id and label, or cancelled, by a line that says why.
 """
 )
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))

@@ -8,7 +8,11 @@ from ..messages import Frame
 
 
 class FrameNumbers:
-    """From stream time to the recording's own seconds and frame numbers."""
+    """From stream time to the recording's own seconds and frame numbers.
+
+    A source whose numbers do not increase from frame to frame (it sends none, counts each hand
+    apart, or was started anew) has its frames numbered by their position, from 0.
+    """
 
     def __init__(self) -> None:
         self._times_ns: list[int] = []
@@ -26,6 +30,8 @@ class FrameNumbers:
         keep = times >= np.maximum.accumulate(times) if len(times) else np.zeros(0, dtype=bool)
         self.times_ns = times[keep]
         self.index = np.array(self._index, dtype=np.int64)[keep]
+        if (np.diff(self.index) <= 0).any():
+            self.index = np.flatnonzero(keep)
         return self
 
     def seconds(self, time_ns: int) -> float:

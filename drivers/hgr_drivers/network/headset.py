@@ -78,6 +78,7 @@ class HeadsetDecoder:
     ) -> None:
         self._mirror = np.array([1.0, 1.0, -1.0]) if axes == "openxr" else np.ones(3)
         self._heading_deg = heading_deg
+        self._index = 0
         self.counts: Counter[str] = Counter()
 
     def push(self, data: bytes, sender: str) -> Sample:
@@ -88,7 +89,8 @@ class HeadsetDecoder:
             raise PacketError("malformed", f"no frame: {error}") from None
         hands = [made for i, hand in enumerate(frame.hands) if (made := self._hand(i, hand))]
         device_ns = None if frame.time_ms is None else round(frame.time_ms * 1e6)
-        return Sample(device_ns, hands)
+        self._index += 1
+        return Sample(device_ns, hands, self._index)
 
     def _hand(self, position: int, hand: _Hand) -> HandSample | None:
         if len(hand.joints) not in (N_OPENXR, N_WEBXR):

@@ -94,6 +94,7 @@ class QuestDecoder:
         self._facing_deg = 0.0
         self._hand_ns: int | None = None
         self._sides = {"Left": _Side(), "Right": _Side()}
+        self._index = 0  # counted here where the app sends no frame numbers
         self.counts: Counter[str] = Counter()
 
     def push(self, data: bytes, sender: str) -> Sample | None:
@@ -120,7 +121,10 @@ class QuestDecoder:
                 index, device_ns = _stamps(packet)
         if not good:
             raise PacketError("malformed", f"not Hand Tracking Streamer's: {fault}")
-        return Sample(device_ns, hands, index) if hands else None
+        if not hands:
+            return None
+        self._index = index or self._index + 1
+        return Sample(device_ns, hands, self._index)
 
     def _take(self, packet: Any) -> HandSample | None:
         if isinstance(packet, self._head_kind):
