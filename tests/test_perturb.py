@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -107,6 +109,21 @@ def test_the_pipeline_bears_it(palm: Bundle, text: str) -> None:
     _, reports = evaluate(palm, perturbed([swipes()], [parse(text)]), "any")
     assert reports["confirmed"].benchmark.recall == 1.0
     assert reports["confirmed"].benchmark.f1 >= 0.85
+
+
+@pytest.mark.parametrize("name", sorted(CHANGES))
+def test_what_a_hand_lacks_stays_and_every_frame_has_a_number(name: str) -> None:
+    low, high = LIMITS[name]
+    one = swipes()
+    for f in one.frames:
+        f.index = 0  # a device without frame numbers
+        f.hands = [msgspec.structs.replace(h, lacks=["depth"], confidence=0.5) for h in f.hands]
+    text = name if name == "left" else f"{name}={min(max(low, 0.1), high)}"
+    (other,) = perturbed([replace(one, silent=True)], [parse(text)])
+    frames = list(other.frames)
+    assert [f.seq for f in frames] == list(range(len(frames)))
+    assert {(*h.lacks, h.confidence) for f in frames for h in f.hands} == {("depth", 0.5)}
+    assert other.silent
 
 
 @pytest.mark.parametrize(

@@ -22,9 +22,10 @@ noise      millimetres                        joints shaken frame by frame
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
+import msgspec
 import numpy as np
 
 from ..datasets.base import DatasetError
@@ -53,9 +54,9 @@ class Perturbation:
         rng = np.random.default_rng([seed, *recording.name.encode()])
         frames = [frame for frame in recording.frames if not frame.end]
         frames, truths = CHANGES[self.name](frames, recording.truths, self.value, rng)
-        return Recording(
-            recording.name, recording.file, recording.sequence_id, frames, truths, recording.notes
-        )
+        # What a sensor never gave was not lost on the way.
+        numbered = [msgspec.structs.replace(frame, seq=seq) for seq, frame in enumerate(frames)]
+        return replace(recording, frames=numbered, truths=truths)
 
 
 def parse(text: str) -> Perturbation:
@@ -75,10 +76,14 @@ def parse(text: str) -> Perturbation:
     return Perturbation(name, value)
 
 
-def _frame(like: Frame, seq: int, time_ns: int, hands: list[Hand]) -> Frame:
+def _frame(like: Frame, index: int, time_ns: int, hands: list[Hand]) -> Frame:
     return Frame(
-        like.device, like.boot_id, seq, time_ns, time_ns, 0, 0, 0, seq, hands, like.lossless
+        like.device, like.boot_id, 0, time_ns, time_ns, 0, 0, 0, index, hands, like.lossless
     )
+
+
+def _hand(like: Hand, joints: Float32) -> Hand:
+    return msgspec.structs.replace(like, joints=joint_bytes(joints))
 
 
 def _moved(frames: list[Frame], change: Callable[[Float32], Float32]) -> list[Frame]:
@@ -88,10 +93,18 @@ def _moved(frames: list[Frame], change: Callable[[Float32], Float32]) -> list[Fr
             f,
             f.index,
             f.time_ns,
-            [Hand(h.id, h.side, joint_bytes(change(h.array())), h.confidence) for h in f.hands],
+            [_hand(h, change(h.array())) for h in f.hands],
         )
         for f in frames
     ]
+
+
+def _between(a: Hand, b: Hand, share: np.float32) -> Hand:
+    """The hand so far on the way from one to the other; what either lacks it lacks."""
+    joints = a.array() * (1 - share) + b.array() * share
+    return msgspec.structs.replace(
+        _hand(a, joints), lacks=[*a.lacks, *(lack for lack in b.lacks if lack not in a.lacks)]
+    )
 
 
 def _rate(
@@ -109,16 +122,7 @@ def _rate(
             continue
         share = np.float32((now_ns - a.time_ns) / max(b.time_ns - a.time_ns, 1))
         after = {h.id: h for h in b.hands}
-        hands = [
-            Hand(
-                h.id,
-                h.side,
-                joint_bytes(h.array() * (1 - share) + after[h.id].array() * share),
-                h.confidence,
-            )
-            for h in a.hands
-            if h.id in after
-        ]
+        hands = [_between(h, after[h.id], share) for h in a.hands if h.id in after]
         out.append(_frame(a, len(out), now_ns, hands))
     return out, truths
 
@@ -184,7 +188,9 @@ def _left(
             f.index,
             f.time_ns,
             [
-                Hand(h.id, other.get(h.side, h.side), joint_bytes(mirrored(h.array())))  # type: ignore[arg-type]
+                msgspec.structs.replace(
+                    h, side=other.get(h.side, h.side), joints=joint_bytes(mirrored(h.array()))
+                )
                 for h in f.hands
             ],
         )
