@@ -12,13 +12,16 @@ import msgspec
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from hgr_drivers.base import HandSample, Sample
+from hgr_drivers.runner import IdleThinner, Stamper
 
 from hgr_stream.cli.online import evaluate_online_command as judge_command
 from hgr_stream.cli.online import tune as tune_command
 from hgr_stream.config import Config, Recognition
 from hgr_stream.datasets.base import DatasetError
 from hgr_stream.datasets.convert import Recording, open_recordings
-from hgr_stream.messages import Truth, encode
+from hgr_stream.datasets.numbering import FrameNumbers
+from hgr_stream.messages import Event, Truth, encode
 from hgr_stream.pipeline import BATCH, Pipeline, run_recording
 from hgr_stream.recognition.bundle import load
 from hgr_stream.recognition.options import ClassOptions
@@ -29,20 +32,27 @@ from hgr_stream.training import thresholds
 from hgr_stream.training.learnt import Learnt, unlearnt
 from hgr_stream.training.metrics import Span, calibration_error, score
 from hgr_stream.training.online_evaluate import (
+    FrameSpan,
     Played,
     edit_distance,
     evaluate,
+    judged,
     report,
     timeline,
 )
 from hgr_stream.training.tape import tape
 from hgr_stream.training.thresholds import Candidate, best_f1, choose, tune
 from hgr_stream.training.truth import give_truth, sequences_of, truths_of
-from tests.hands import left_hands, swipe_frames
+from tests.hands import MS, frame, hand_joints, left_hands, swipe_frames
 from tests.models import save_palm_model
 
 
-def played(truths: list[Span], found: list[Span], confidence: float = 1.0) -> Played:
+def span(label: str, start: int, end: int, report: int = 0) -> FrameSpan:
+    """At 50 frames a second."""
+    return FrameSpan(label, start, end, report, start / 50, end / 50, report / 50)
+
+
+def played(truths: list[FrameSpan], found: list[FrameSpan], confidence: float = 1.0) -> Played:
     return Played(
         "x", truths, {"confirmed": found, "early": []},
         {"confirmed": [confidence] * len(found), "early": []}, 60.0, 0.02,
@@ -50,11 +60,11 @@ def played(truths: list[Span], found: list[Span], confidence: float = 1.0) -> Pl
 
 
 def test_figures_by_hand() -> None:
-    truths = [Span("A", 100, 200), Span("B", 300, 400), Span("A", 500, 520)]
+    truths = [span("A", 100, 200), span("B", 300, 400), span("A", 500, 520)]
     found = [
-        Span("A", 110, 205, report=215),  # right
-        Span("A", 300, 400, report=410),  # a B taken for an A
-        Span("B", 1000, 1100, report=1110),  # where nothing was
+        span("A", 110, 205, report=215),  # right
+        span("A", 300, 400, report=410),  # a B taken for an A
+        span("B", 1000, 1100, report=1110),  # where nothing was
     ]
     r = report([played(truths, found)], "confirmed", "shrec21")
     b = r.benchmark
@@ -66,6 +76,58 @@ def test_figures_by_hand() -> None:
     assert b.false_per_hour == pytest.approx(3600 / idle_s)
     assert r.commit_lag_ms == pytest.approx((215 - 200) * 20)
     assert r.edit_accuracy == pytest.approx(1 - 2 / 3)  # A A B for A B A
+
+
+def live_session(numbered: bool) -> Recording:
+    """A minute at 120 frames a second, as a driver publishes it: with a hand from 52 to 59 s, and
+    two gestures."""
+    thinner, stamper = IdleThinner(), Stamper("live", "boot", lossless=False)
+    frames = []
+    for k in range(60 * 120):
+        now_ns = 10**12 + round(k * 1e9 / 120)
+        hands = [HandSample(1, "right", hand_joints())] if 52 * 120 <= k < 59 * 120 else []
+        sample = Sample(now_ns, hands, k * numbered)
+        if not thinner.skips(sample, now_ns):
+            frames.append(stamper.frame(sample, now_ns, 1))
+    first_ns = frames[0].time_ns
+    truths = [
+        Truth("live", "", "A", first_ns + at_s * 10**9, first_ns + (at_s + 1) * 10**9)
+        for at_s in (54, 57)
+    ]
+    return Recording("live", Path("live.mcap"), "live", frames, truths)
+
+
+@pytest.mark.parametrize("numbered", [True, False])
+def test_a_live_recording_is_judged_by_its_clock(numbered: bool) -> None:
+    """Most frames without hands are left out of it."""
+    recording = live_session(numbered)
+    assert len(list(recording.frames)) < 1700
+    numbers = FrameNumbers()
+    for f in recording.frames:
+        numbers.add(f)
+    events = [
+        Event(
+            str(i), "confirmed", "A", "live", "right", "right", t.onset_ns, t.offset_ns, 0.9,
+            offset_ns=t.offset_ns, report_ns=t.offset_ns + 200_000_000,
+        )
+        for i, t in enumerate(recording.truths)
+    ]  # fmt: skip
+    one = judged(recording, events, numbers.freeze())
+    assert one.frame_s == pytest.approx(1 / 120, rel=0.01)
+    assert (one.seconds, one.gesture_s) == (pytest.approx(60, abs=0.1), pytest.approx(2))
+    assert one.hand_s == pytest.approx(7, abs=0.02)
+    told = report([one], "confirmed", "shrec22")
+    assert told.commit_lag_ms == pytest.approx(200, abs=1)
+    assert told.benchmark.idle_h * 3600 == pytest.approx(58, abs=0.1)
+    assert told.benchmark.delay == pytest.approx(1.2 * 120, abs=1)
+    assert (told.benchmark.f1, told.benchmark.detection_rate) == (1.0, 1.0)
+
+
+def test_a_hand_is_in_view_until_the_next_frame_but_not_across_a_gap() -> None:
+    numbers = FrameNumbers()
+    for ms, hand in ((0, True), (100, False), (1000, True), (1100, True), (9000, True)):
+        numbers.add(frame(ms, ms * MS, hand_joints() if hand else None))
+    assert numbers.freeze().hand_seconds() == pytest.approx(0.1 + 0.1 + 0.25)
 
 
 def test_edit_distance() -> None:
@@ -135,6 +197,21 @@ def test_tuning_rids_a_left_hand_of_its_false_events_too(tmp_path: Path) -> None
     config = Config(recognition=Recognition(threshold=tuned.threshold))
     _, reports = evaluate(bundle, [recording], "any", config=config)
     assert reports["confirmed"] == tuned.after
+
+
+def test_false_events_are_allowed_by_the_hours_of_a_live_recording(tmp_path: Path) -> None:
+    bundle = load(save_palm_model(tmp_path / "palm.pt"))
+    hand_s = 600  # before it comes there are ten frames a second
+    idle = [frame(i, i * 100 * MS, None) for i in range(hand_s * 10)]
+    moved = swipe_frames(3)
+    for f in moved:
+        f.seq, f.time_ns = f.seq + len(idle), f.time_ns + hand_s * 10**9
+    strokes = [(hand_s + 1.0, hand_s + 1.4), (hand_s + 7.4, hand_s + 7.8)]  # of three
+    truths = [Truth("test", "right", "RIGHT", int(a * 1e9), int(b * 1e9)) for a, b in strokes]
+    recording = Recording("kiosk", tmp_path / "x", "kiosk", [*idle, *moved], truths)
+    idle_s = moved[-1].time_ns / 1e9 - 0.8
+    assert tune(bundle, [recording], 3600 / (idle_s - 1)).threshold == {}
+    assert tune(bundle, [recording], 3600 / (idle_s + 1)).threshold.keys() == {"RIGHT"}
 
 
 def test_f1_thresholds_are_lowered_too_and_few_samples_lean_on_all() -> None:

@@ -120,13 +120,13 @@ def score(
     found: Sequence[Sequence[Span]],
     rule: Rule,
     seconds: Sequence[float] | None = None,
-    unit_s: float = 1.0,
+    gesture_s: Sequence[float] | None = None,
 ) -> Report:
     """Score detections against truths, one list a sequence.
 
-    seconds: each sequence's duration, for the false events an hour. unit_s: seconds in one unit
-    of the spans. Averages are over the classes of the truths; detections of others count as false
-    events, and have a row in the table.
+    seconds: each sequence's duration, for the false events an hour. gesture_s: for how long of it
+    gestures are performed, where the spans are in another unit than seconds. Averages are over the
+    classes of the truths; detections of others count as false events, and have a row in the table.
     """
     labels = sorted({span.label for spans in (*truths, *found) for span in spans})
     count = {label: [0, 0, 0, 0.0, 0.0] for label in labels}
@@ -158,8 +158,9 @@ def score(
     n_truths = sum(c.truths for c in asked)
     precision = hit_any / n_found if n_found else 1.0
     recall = hit_any / n_truths if n_truths else 1.0
-    gesture_s = unit_s * sum(t.length for ts in truths for t in ts)
-    idle_h = float(max(sum(seconds or ()) - gesture_s, 0.0)) / 3600
+    if gesture_s is None:
+        gesture_s = [sum(t.length for t in ts) for ts in truths]
+    idle_h = float(max(sum(seconds or ()) - sum(gesture_s), 0.0)) / 3600
     return Report(
         detection_rate=_mean([c.hits / c.truths for c in asked]),
         false_positives=_mean([c.false / c.truths for c in asked]),
@@ -182,13 +183,14 @@ def score_with_limits(
     found: Sequence[Sequence[Span]],
     rule: Rule,
     seconds: Sequence[float],
-    unit_s: float = 1.0,
+    gesture_s: Sequence[float] | None = None,
 ) -> tuple[Report, dict[str, Interval]]:
     """``score``, and the 95 % intervals of what it tells; none of a single recording's shares."""
 
     def scores(of: Sequence[int]) -> Report:
         there, told = [truths[i] for i in of], [found[i] for i in of]
-        return score(there, told, rule, [seconds[i] for i in of], unit_s)
+        performed = None if gesture_s is None else [gesture_s[i] for i in of]
+        return score(there, told, rule, [seconds[i] for i in of], performed)
 
     report = scores(range(len(truths)))
     limits = by_recording(len(truths), lambda of: scores(of).summary())

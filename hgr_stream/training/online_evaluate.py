@@ -2,7 +2,7 @@
 
 Nothing is shortened here: the same ``Pipeline`` as ``hgr process`` runs over the recordings, and
 its events are scored by the benchmarks' own rules (in the files' frame numbers) and by what a user
-feels. Spans and delays are in frames; ``frame_s`` says how long one is.
+feels (in seconds). Spans and delays are in frames; ``frame_s`` says how long one is.
 """
 
 from __future__ import annotations
@@ -33,18 +33,32 @@ Grade = Literal["confirmed", "early"]
 GRADES: tuple[Grade, ...] = ("confirmed", "early")
 
 
+@dataclass(frozen=True)
+class FrameSpan(Span):
+    """A span in frame numbers, end included, and its times in seconds of the recording."""
+
+    start_s: float = 0.0
+    end_s: float = 0.0
+    report_s: float = 0.0
+
+
 @dataclass
 class Played:
-    """One recording's truth and events; spans in frame numbers, end included."""
+    """One recording's truth and events."""
 
     name: str
-    truths: list[Span]
-    found: dict[Grade, list[Span]]
+    truths: list[FrameSpan]
+    found: dict[Grade, list[FrameSpan]]
     confidences: dict[Grade, list[float]]
     seconds: float
-    frame_s: float
+    frame_s: float  #: from one frame number to the next
     events: list[Event] = field(default_factory=list)
     hand_s: float = 0.0  #: for how long a hand was in view
+
+    @property
+    def gesture_s(self) -> float:
+        """For how long gestures are performed."""
+        return sum(t.end_s - t.start_s for t in self.truths)
 
 
 def play(
@@ -67,8 +81,21 @@ def play(
 
 def judged(recording: Recording, events: list[Event], numbers: FrameNumbers) -> Played:
     """A recording's truth and its events as spans."""
+    last_ns = int(numbers.times_ns[-1])
+
+    def span(label: str, start_ns: int, end_ns: int, report_ns: int) -> FrameSpan:
+        return FrameSpan(
+            label,
+            numbers.nearest(start_ns),
+            numbers.nearest(end_ns),
+            numbers.latest(report_ns),
+            numbers.seconds(start_ns),
+            numbers.seconds(min(end_ns, last_ns)),  # a truth may end a little after the last frame
+            numbers.seconds(report_ns),
+        )
+
     last = {e.id: e for e in events if e.kind in ("confirmed", "cancelled")}
-    found: dict[Grade, list[Span]] = {grade: [] for grade in GRADES}
+    found: dict[Grade, list[FrameSpan]] = {grade: [] for grade in GRADES}
     confidences: dict[Grade, list[float]] = {grade: [] for grade in GRADES}
     for event in events:
         if event.kind not in GRADES:
@@ -78,25 +105,15 @@ def judged(recording: Recording, events: list[Event], numbers: FrameNumbers) -> 
         final = last.get(event.id, event)
         end_ns = max(final.offset_ns or final.decided_ns, event.onset_ns)
         start_ns = event.onset_ns if event.kind == "early" else final.onset_ns
-        span = Span(
-            event.label,
-            numbers.nearest(start_ns),
-            numbers.nearest(end_ns),
-            numbers.latest(event.report_ns),
-        )
-        found[event.kind].append(span)
+        found[event.kind].append(span(event.label, start_ns, end_ns, event.report_ns))
         confidences[event.kind].append(event.confidence)
-    seconds = numbers.seconds(int(numbers.times_ns[-1]))
     return Played(
         recording.name,
-        [
-            Span(t.label, numbers.nearest(t.onset_ns), numbers.nearest(t.offset_ns))
-            for t in recording.truths
-        ],
+        [span(t.label, t.onset_ns, t.offset_ns, t.offset_ns) for t in recording.truths],
         found,
         confidences,
-        seconds,
-        seconds / max(len(numbers.times_ns) - 1, 1),
+        numbers.seconds(last_ns),
+        numbers.frame_s(),
         events,
         numbers.hand_seconds(),
     )
@@ -125,14 +142,13 @@ def report(played: Sequence[Played], grade: Grade, rule: Rule) -> OnlineReport:
     """Score recordings that have been played."""
     truths = [p.truths for p in played]
     found = [p.found[grade] for p in played]
-    frame_s = float(np.median([p.frame_s for p in played]))
     lags, told, right = [], [], []
     for p in played:
         pairs = pair(p.truths, p.found[grade], "any")
         hits = {j for _, j in pairs}
         for i, j in pairs:
-            since = p.truths[i].end if grade == "confirmed" else p.truths[i].start
-            lags.append((p.found[grade][j].report - since) * p.frame_s * 1e3)
+            since_s = p.truths[i].end_s if grade == "confirmed" else p.truths[i].start_s
+            lags.append((p.found[grade][j].report_s - since_s) * 1e3)
         told += p.confidences[grade]
         right += [j in hits for j in range(len(p.found[grade]))]
     lengths = sum(len(t) for t in truths)
@@ -140,8 +156,8 @@ def report(played: Sequence[Played], grade: Grade, rule: Rule) -> OnlineReport:
         edit_distance([s.label for s in sorted(t, key=_start)], [s.label for s in f])
         for t, f in zip(truths, found, strict=True)
     )
-    seconds = [p.seconds for p in played]
-    benchmark, intervals = score_with_limits(truths, found, rule, seconds, frame_s)
+    seconds, gesture_s = [p.seconds for p in played], [p.gesture_s for p in played]
+    benchmark, intervals = score_with_limits(truths, found, rule, seconds, gesture_s)
     return OnlineReport(
         benchmark,
         1.0 - edits / max(lengths, 1),

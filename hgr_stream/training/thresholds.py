@@ -149,7 +149,7 @@ def tune(
                 threshold = {}
     if false_per_hour is not None:
         played = _played(tapes, asked, threshold)
-        idle_s = sum(p.seconds - p.frame_s * sum(t.length for t in p.truths) for p in played)
+        idle_s = sum(p.seconds - p.gesture_s for p in played)
         allowed = int(false_per_hour * max(idle_s, 0.0) / 3600)
         threshold |= choose(candidates(played), allowed)
     after = report(_played(tapes, asked, threshold), "confirmed", "any")
