@@ -18,6 +18,7 @@ from hgr_drivers.runner import IdleThinner, Stamper
 from hgr_stream.cli.online import evaluate_online_command as judge_command
 from hgr_stream.cli.online import tune as tune_command
 from hgr_stream.config import Config, Recognition
+from hgr_stream.config import load as load_config
 from hgr_stream.datasets.base import DatasetError
 from hgr_stream.datasets.convert import Recording, open_recordings
 from hgr_stream.datasets.numbering import FrameNumbers
@@ -41,7 +42,14 @@ from hgr_stream.training.online_evaluate import (
     timeline,
 )
 from hgr_stream.training.tape import tape
-from hgr_stream.training.thresholds import Candidate, best_f1, choose, tune
+from hgr_stream.training.thresholds import (
+    Candidate,
+    Tuned,
+    best_f1,
+    choose,
+    tune,
+    unrefused,
+)
 from hgr_stream.training.truth import give_truth, sequences_of, truths_of
 from tests.hands import MS, frame, hand_joints, left_hands, swipe_frames
 from tests.models import save_palm_model
@@ -475,6 +483,57 @@ def test_tuning_on_recordings_in_which_nobody_gestures_begins_with_the_config(
 def test_of_several_false_events_the_least_sure_goes_first() -> None:
     strays = [Candidate("A", 0.9, False, True), Candidate("B", 0.4, False, True)]
     assert choose(strays, 1) == {"B": 0.7}
+
+
+def test_what_no_threshold_refuses_is_told() -> None:
+    found = [
+        Candidate("GRAB", 1.0, False, True),
+        Candidate("GRAB", 0.7, False, True),
+        Candidate("TAP", 0.99998, False, True),
+        Candidate("TAP", 0.99999, True, False),
+    ]
+    threshold = choose(found, 1)
+    assert 0.7 < threshold["GRAB"] <= 1.0
+    assert 0.99998 < threshold["TAP"] <= 0.99999
+    assert unrefused(found, 1) == []
+    assert choose(found, 0) == threshold
+    assert unrefused(found, 0) == ["GRAB"]
+
+
+def test_tune_writes_any_label_and_tells_what_to_ignore(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = str(save_palm_model(tmp_path / "palm.pt"))
+    file = tmp_path / "night.mcap"
+    with Writer(file) as writer:
+        for f in swipe_frames(3):
+            writer.write(topics.of(f), encode(f), f.time_ns, f.time_ns, f.seq)
+    labels = ['say "hi"', "back\\slash", "größer 👍"]
+    none = report([played([], [])], "confirmed", "any")
+    found = Tuned(dict.fromkeys(labels, 0.5), none, none, unrefused=["GRAB"])
+    monkeypatch.setattr(thresholds, "tune", lambda *_, **__: found)
+    out = tmp_path / "found.toml"
+    args = [str(file), "--silent", "--model", model, "-o", str(out)]
+    told = CliRunner().invoke(tune_command, args)
+    assert told.exit_code == 0, told.output
+    assert load_config(out).recognition.threshold == found.threshold
+    assert "GRAB: even the surest events were false" in told.stderr
+    assert json.loads(CliRunner().invoke(tune_command, [*args, "--json"]).stdout)["unrefused"] == [
+        "GRAB"
+    ]
+    found.threshold = {}
+    assert "will do" not in CliRunner().invoke(tune_command, args).output
+
+
+@pytest.mark.parametrize("option", [["--silent"], ["--truth", "/nonexistent.csv"]])
+@pytest.mark.parametrize("dataset", ["shrec17", "recordings"])
+def test_spliced_gestures_have_truth_of_their_own(
+    tmp_path: Path, dataset: str, option: list[str]
+) -> None:
+    args = ["--online", "--dataset", dataset, "--root", str(tmp_path), *option]
+    done = CliRunner().invoke(judge_command, args)
+    assert done.exit_code == 2
+    assert "no --truth, no --silent" in " ".join(done.output.split())
 
 
 def test_recordings_without_truth_are_left_out(tmp_path: Path) -> None:

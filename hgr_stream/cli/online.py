@@ -168,12 +168,18 @@ def evaluate_online_command(
     from rich.console import Console
 
     from ..recognition.bundle import ModelError, load
+    from ..training.material import ISOLATED
     from ..training.online_evaluate import evaluate
     from ..training.online_evaluate import timeline as draw
     from ..training.perturb import parse, perturbed
 
     if truth is not None and silent:
         raise click.UsageError("--truth says what is performed, --silent that nothing is: give one")
+    if dataset in ISOLATED and (truth is not None or silent):
+        raise click.UsageError(
+            f"--dataset {dataset}: its gestures are spliced into streams, which tell what is "
+            "performed: no --truth, no --silent"
+        )
     try:
         changes = [parse(text) for text in perturb]
         bundle = load(config_.model.use)
@@ -391,10 +397,12 @@ def tune(
     except (DatasetError, ModelError) as error:
         raise click.ClickException(str(error)) from None
     threshold = {**config_.recognition.threshold, **tuned.threshold}
-    lines = ["[recognition.threshold]", *(f'"{k}" = {v}' for k, v in threshold.items())]
+    # A TOML string is written as one of JSON is.
+    keys = {label: json.dumps(label, ensure_ascii=False) for label in threshold}
+    lines = ["[recognition.threshold]", *(f"{keys[k]} = {v}" for k, v in threshold.items())]
     if output is not None:
         try:
-            output.write_text("\n".join(lines) + "\n")
+            output.write_text("\n".join(lines) + "\n", encoding="utf-8")
         except OSError as error:
             raise click.ClickException(f"{output}: {error.strerror or error}") from None
     if as_json:
@@ -402,6 +410,7 @@ def tune(
             json.dumps(
                 {
                     "threshold": threshold,
+                    "unrefused": tuned.unrefused,
                     **{
                         name: {**r.summary(), "intervals": rounded(r.intervals)}
                         for name, r in (("before", tuned.before), ("after", tuned.after))
@@ -411,7 +420,13 @@ def tune(
             )
         )
         return
-    if not tuned.threshold:
+    for label in tuned.unrefused:
+        click.echo(
+            f"{label}: even the surest events were false, which no threshold refuses; put it into "
+            "ignore of [recognition]",
+            err=True,
+        )
+    if not tuned.threshold and not tuned.unrefused:
         whose = "these" if threshold else "the model's own"
         click.echo(f"# {whose} thresholds will do")
     if threshold:

@@ -3,7 +3,7 @@
 For *few false events*: while there are too many, the threshold is raised that loses the fewest true
 events for each false one it removes; of several, and where nobody gestures, that of the least sure
 false event. None is lowered: a recording without false events is no reason to be less strict
-elsewhere.
+elsewhere. False events that are as sure as can be no threshold refuses: their gestures are told.
 
 For *F1*, as on a sensor that the model never saw: there the network still names most gestures, but
 its verifier is less sure of them, and right ones are refused. Thresholds are lowered as well as
@@ -19,7 +19,7 @@ The network runs once; other thresholds are tried on its ``tape``.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final
 
@@ -39,6 +39,7 @@ PRIOR: Final = 10.0
 FOLDS: Final = 4
 LEAST_RECORDINGS: Final = 3  #: for cross-validation
 CLEAR_LOSS: Final = 0.05  #: of F1, in cross-validation
+SUREST: Final = 1.0  #: what is so sure is refused by no threshold
 NONE: Final[Mapping[str, float]] = MappingProxyType({})
 
 
@@ -57,7 +58,8 @@ class Tuned:
     """The thresholds chosen, and the recordings' figures without and with them.
 
     usual_f1, expected_f1: on recordings that were not used for choosing, without and with them;
-    None where that was not asked for, or there are too few recordings.
+    None where that was not asked for, or there are too few recordings. unrefused: gestures of which
+    there are more false events than allowed, and no threshold refuses them.
     """
 
     threshold: dict[str, float]
@@ -65,6 +67,7 @@ class Tuned:
     after: OnlineReport
     usual_f1: float | None = None
     expected_f1: float | None = None
+    unrefused: list[str] = field(default_factory=list)
 
 
 def candidates(played: Sequence[Played]) -> list[Candidate]:
@@ -80,25 +83,34 @@ def candidates(played: Sequence[Played]) -> list[Candidate]:
 
 
 def choose(found: Sequence[Candidate], allowed: int) -> dict[str, float]:
-    """Thresholds under which at most ``allowed`` strays are left; gesture -> least confidence."""
+    """Thresholds under which at most ``allowed`` strays are left, or of the ``SUREST`` as many as
+    there are; gesture -> least confidence."""
     threshold: dict[str, float] = {}
     kept = list(found)
     while sum(c.stray for c in kept) > allowed:
         best: tuple[float, float, str] | None = None
         for label in {c.label for c in kept if c.stray}:
             mine = [c for c in kept if c.label == label]
-            for stray in (c for c in mine if c.stray):
+            for stray in (c for c in mine if c.stray and c.confidence < SUREST):
                 gone = [c for c in mine if c.confidence <= stray.confidence]
                 cost = sum(c.right for c in gone) / sum(c.stray for c in gone)
                 better = (cost, stray.confidence, label)
                 best = better if best is None else min(best, better)
-        assert best is not None
+        if best is None:
+            break
         _, at, label = best
         above = min((c.confidence for c in kept if c.label == label and c.confidence > at),
-                    default=1.0)  # fmt: skip
-        threshold[label] = round(min((at + above) / 2, 1.0), 4)
+                    default=SUREST)  # fmt: skip
+        between = round((at + above) / 2, 4)
+        threshold[label] = between if at < between <= above else above
         kept = [c for c in kept if c.label != label or c.confidence > at]
     return threshold
+
+
+def unrefused(found: Sequence[Candidate], allowed: int) -> list[str]:
+    """Gestures whose strays are the ``SUREST``, if those alone are more than ``allowed``."""
+    sure = [c.label for c in found if c.stray and c.confidence >= SUREST]
+    return sorted(set(sure)) if len(sure) > allowed else []
 
 
 def best_f1(found: Sequence[Candidate], labels: Sequence[str]) -> dict[str, float]:
@@ -140,6 +152,7 @@ def tune(
     before = report(_played(tapes, asked), "confirmed", "any")
     threshold: dict[str, float] = {}
     usual = expected = None
+    too_sure: list[str] = []
     if for_f1:
         threshold = _for_f1(tapes, asked)
         if len(tapes) >= LEAST_RECORDINGS:
@@ -151,9 +164,11 @@ def tune(
         played = _played(tapes, asked, threshold)
         idle_s = sum(p.seconds - p.gesture_s for p in played)
         allowed = int(false_per_hour * max(idle_s, 0.0) / 3600)
-        threshold |= choose(candidates(played), allowed)
+        found = candidates(played)
+        threshold |= choose(found, allowed)
+        too_sure = unrefused(found, allowed)
     after = report(_played(tapes, asked, threshold), "confirmed", "any")
-    return Tuned(threshold, before, after, usual, expected)
+    return Tuned(threshold, before, after, usual, expected, too_sure)
 
 
 def _for_f1(tapes: Sequence[Tape], asked: Recognition) -> dict[str, float]:
