@@ -50,7 +50,7 @@ from hgr_stream.training.thresholds import (
     tune,
     unrefused,
 )
-from hgr_stream.training.truth import give_truth, sequences_of, truths_of
+from hgr_stream.training.truth import give_truth, read_truths, sequences_of
 from tests.hands import MS, frame, hand_joints, left_hands, swipe_frames
 from tests.models import save_palm_model
 
@@ -380,16 +380,16 @@ def test_events_of_gestures_that_nobody_performed_have_a_row() -> None:
 def test_a_truth_file_of_ones_own(tmp_path: Path) -> None:
     path = tmp_path / "truth.csv"
     path.write_text("label,start_s,end_s\nLEFT,1.5,2.25\n\n# rest\nRIGHT,4,5\n")
-    assert [(t.label, t.onset_ns, t.offset_ns) for t in truths_of(path, "leap")] == [
-        ("LEFT", 1_500_000_000, 2_250_000_000),
-        ("RIGHT", 4_000_000_000, 5_000_000_000),
+    assert [(n, t.label, t.onset_ns, t.offset_ns) for n, t in read_truths(path, "leap")] == [
+        (2, "LEFT", 1_500_000_000, 2_250_000_000),
+        (5, "RIGHT", 4_000_000_000, 5_000_000_000),
     ]
     for text, line in (("LEFT,1.5\n", ":1:"), ("A,1,2\nLEFT,2,1\n", ":2:"), ("A,x,2\n", ":1:")):
         path.write_text(text)
         with pytest.raises(DatasetError, match=line):
-            truths_of(path, "leap")
+            read_truths(path, "leap")
     with pytest.raises(DatasetError, match="No such file"):
-        truths_of(tmp_path / "none.csv", "leap")
+        read_truths(tmp_path / "none.csv", "leap")
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 
 from hgr_stream.cli.evaluate import evaluate as evaluate_command
 from hgr_stream.cli.online import evaluate_online_command
-from hgr_stream.cli.train_online import train
+from hgr_stream.cli.train_online import DATASETS, train
 from hgr_stream.datasets.base import DatasetError
 from hgr_stream.datasets.gestures import Gestures
 from hgr_stream.datasets.tables import annotations_beside
@@ -22,7 +22,7 @@ from hgr_stream.recognition import bundle
 from hgr_stream.recording import Writer
 from hgr_stream.skeleton import N_JOINTS, Float32, bone_lengths
 from hgr_stream.stream import topics
-from hgr_stream.training.material import load, part_of, part_told
+from hgr_stream.training.material import CONTINUOUS, ISOLATED, load, part_of, part_told
 from hgr_stream.training.recipe import Recipe, train_online
 from hgr_stream.training.splice import SpliceRule, idle_clips, splice
 from hgr_stream.training.streams import labels_of, split, to_streams
@@ -161,6 +161,10 @@ def write_takes(root: Path, people: list[str], takes: int = 4) -> Path:
         assert name
     (root / "labels.csv").write_text("\n".join(lines) + "\n")
     return root
+
+
+def test_the_command_offers_every_data_set_that_can_be_learnt() -> None:
+    assert {*CONTINUOUS, *ISOLATED} == {*DATASETS}
 
 
 def test_sources_are_joined_and_gestures_renamed(tmp_path: Path) -> None:

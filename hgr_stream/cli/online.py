@@ -236,7 +236,7 @@ def evaluate_online_command(
                 click.echo(f"{'':9}  {', '.join(f'{c.label} {c.false}' for c in which)}")
         click.echo(f"a hand was in view for {in_view:.2f} h of it")
     else:
-        show(bundle, said, reports, played)
+        show(bundle, said, reports)
 
 
 def as_object(
@@ -272,9 +272,7 @@ def as_object(
     }
 
 
-def show(
-    bundle: Bundle, said: str, reports: dict[Grade, OnlineReport], played: Sequence[Played]
-) -> None:
+def show(bundle: Bundle, said: str, reports: dict[Grade, OnlineReport]) -> None:
     """For people."""
     from rich.console import Console
     from rich.table import Table

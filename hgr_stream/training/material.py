@@ -31,7 +31,6 @@ ISOLATED: Final[dict[str, Callable[[Path], Gestures]]] = {
     "shrec17": lambda root: _shrec17(root, "train"),
     "recordings": load_recordings,
 }
-NAMES: Final = (*CONTINUOUS, *ISOLATED)
 
 
 def load(

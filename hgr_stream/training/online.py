@@ -45,7 +45,7 @@ M = TypeVar("M", bound=nn.Module)
 
 @dataclass(frozen=True)
 class Schedule:
-    """Lengths of the two trainings. ``seconds`` caps each; 0 means no cap."""
+    """How long and how a network is trained. ``seconds`` caps it; 0 means no cap."""
 
     steps: int = 1500
     batch: int = 32

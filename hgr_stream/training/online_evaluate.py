@@ -23,7 +23,6 @@ from ..messages import Event
 from ..pipeline import BATCH, Pipeline, run_recording
 from ..recognition.bundle import Bundle
 from ..recognition.choice import Choice
-from ..recognition.options import DecoderOptions
 from ..recognition.recogniser import Recogniser
 from ..segmentation import Segmenter, WindowSpec
 from .intervals import Interval
@@ -64,15 +63,12 @@ class Played:
 def play(
     bundle: Bundle,
     recording: Recording,
-    options: DecoderOptions | None = None,
     config: Config | None = None,
 ) -> Played:
     """Run the pipeline over one recording of one device; raises DatasetError of several. config:
     a daemon's, of which [recognition] and [segmentation] hold here too."""
     config = config or Config()
-    pipeline = Pipeline(
-        bundle, config.segmentation, batch=BATCH, options=options, asked=config.recognition
-    )
+    pipeline = Pipeline(bundle, config.segmentation, batch=BATCH, asked=config.recognition)
     events, devices = run_recording(pipeline, recording.frames)
     if len(devices) != 1:
         raise DatasetError(f"{recording.file}: holds {len(devices)} devices; one is wanted")
@@ -186,7 +182,6 @@ def evaluate(
     recordings: Iterable[Recording],
     rule: Rule,
     *,
-    options: DecoderOptions | None = None,
     config: Config | None = None,
     shared: bool = False,
     silent: bool = False,
@@ -195,15 +190,15 @@ def evaluate(
     """Play every recording and score both grades; raises DatasetError when there is no truth.
 
     config: see ``play``. shared: gestures that the model does not know, or the config does not
-    tell, are not asked for. silent: the recordings hold no
-    gesture, so that every event is a false one.
+    tell, are not asked for. silent: the recordings hold no gesture, so that every event is a false
+    one.
     """
     choice = Choice((config or Config()).recognition)
     told = {label for label in bundle.metadata.labels if choice.wanted(label)}
     played = []
     for recording in recordings:
         watch(recording.name)
-        one = play(bundle, recording, options, config)
+        one = play(bundle, recording, config)
         if shared:
             one.truths = [t for t in one.truths if t.label in told]
         if silent:

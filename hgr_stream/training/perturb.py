@@ -33,12 +33,10 @@ from ..datasets.convert import Recording
 from ..messages import Frame, Hand, Truth, joint_bytes
 from ..recognition.options import mirror_pairs
 from ..skeleton import Float32, mirrored
+from .truth import MAX_GAP_NS
 
 Rng = np.random.Generator
 Change = Callable[[list[Frame], list[Truth], float, Rng], tuple[list[Frame], list[Truth]]]
-
-#: A longer way between two frames is not interpolated: nothing is known of it.
-MAX_GAP_NS: Final = 250_000_000
 
 
 @dataclass(frozen=True)

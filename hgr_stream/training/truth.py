@@ -16,7 +16,7 @@ from ..datasets.convert import Recording, open_recordings
 from ..messages import Truth
 from ..skeleton import Float32, Side
 
-#: Without the hand for longer, a recording is cut in two: a line across tells nothing.
+#: Without the hand for longer, nothing is known of its way: a recording is cut in two there.
 MAX_GAP_NS: Final = 250_000_000
 MIN_FRAMES: Final = 8
 #: A shorter piece holds no whole gesture with its begin and end, and teaches next to nothing.
@@ -25,15 +25,12 @@ MIN_PIECE_NS: Final = 500_000_000
 LATE_NS: Final = 1_000_000_000
 
 
-def truths_of(path: Path, device: str) -> list[Truth]:
+def read_truths(path: Path, device: str) -> list[tuple[int, Truth]]:
     """A truth file of one's own: CSV lines ``label,start_s,end_s`` (a header is allowed), seconds
-    from the recording's first frame, in any order; none where nobody gestures. Raises DatasetError
-    naming the line."""
-    return [truth for _, truth in _lines(path, device)]
+    from the recording's first frame, in any order; none where nobody gestures.
 
-
-def _lines(path: Path, device: str) -> list[tuple[int, Truth]]:
-    """Line numbers and truths, by their begin."""
+    Line numbers and truths, by their begin. Raises DatasetError naming the line.
+    """
     found = []
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
@@ -83,7 +80,7 @@ def give_truth(recording: Recording, path: Path) -> None:
     if first is None:
         raise DatasetError(f"{recording.file}: holds no frames")
     last_ns = max(frame.time_ns for frame in recording.frames)
-    lines = _lines(path, first.device)
+    lines = read_truths(path, first.device)
     for n, truth in lines:
         if truth.offset_ns + first.time_ns > last_ns + LATE_NS:
             raise DatasetError(
