@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Final
@@ -19,6 +20,9 @@ from .stream import topics
 ABSURD_M: Final = 10.0
 #: A pause between frames counts as a gap from this many median periods on.
 GAP_PERIODS: Final = 3
+#: Of more hands than this (nine minutes of one at 120 frames a second) every second one's bones
+#: are kept, of twice as many every fourth's ...: a night's recording fits into memory.
+MOST_BONES: Final = 1 << 16
 
 
 class TopicInfo(msgspec.Struct):
@@ -37,7 +41,7 @@ class HandInfo(msgspec.Struct):
     frames: int
     share: float  #: of the device's frames
     bad_joints: int  #: hands with a joint that is not finite, or absurdly far
-    bone_median_mm: dict[str, float]
+    bone_median_mm: dict[str, float]  #: of many hands by a sample, see ``MOST_BONES``
     bone_cv: dict[str, float]  #: standard deviation / mean
     right_handed: float | None = None  #: share of chirality; None when no depth tells it
     lacks: dict[str, int] = {}  #: what the source could not see -> of how many hands
@@ -90,8 +94,18 @@ class _Hands:
         self.frames = 0
         self.bad = 0
         self.bones: list[Float32] = []
+        self._whole = 0  # hands with good joints
+        self._stride = 1  # of them, from one whose bones are kept to the next
         self.lacks: Counter[str] = Counter()
         self.chirality = [0, 0]  # how many were of a left and of a right hand
+
+    def add_bones(self, joints: Float32) -> None:
+        """Joints (22, 3) that are a hand's."""
+        if self._whole % self._stride == 0:
+            self.bones.append(bone_lengths(joints))
+            if len(self.bones) > MOST_BONES:
+                self.bones, self._stride = self.bones[::2], 2 * self._stride
+        self._whole += 1
 
     def info(self, side: str, frames: int) -> HandInfo:
         lengths = np.array(self.bones, dtype=np.float64).reshape(-1, len(BONES))
@@ -120,7 +134,7 @@ class _Device:
     """Collects one device's frames."""
 
     def __init__(self) -> None:
-        self.times: list[int] = []
+        self.times = array("q")  # 8 bytes a frame
         self.next_seq: dict[str, int] = {}
         self.lost = self.out_of_order = self.empty = 0
         self.hands: defaultdict[str, _Hands] = defaultdict(_Hands)
@@ -135,7 +149,7 @@ class _Device:
             self.next_seq[frame.boot_id] = frame.seq + 1
         if frame.end:  # bears no time and no hands
             return
-        self.times.append(frame.time_ns)
+        self.times.append(min(frame.time_ns, 2**63 - 1))
         self.empty += not frame.hands
         for side in {hand.side for hand in frame.hands}:
             self.hands[side].frames += 1
@@ -148,7 +162,7 @@ class _Device:
             if not np.all(np.abs(joints) <= ABSURD_M):
                 seen.bad += 1
             else:
-                seen.bones.append(bone_lengths(joints))
+                seen.add_bones(joints)
                 # A hand without depth is flat, and rounding alone gives it a chirality.
                 if "depth" not in hand.lacks and (product := float(chirality(joints))):
                     seen.chirality[product > 0] += 1
@@ -156,8 +170,8 @@ class _Device:
     def info(self, device: str) -> DeviceInfo:
         n = len(self.times)
         bound = 2**61  # the difference of two stamps must fit, however absurd they are
-        times = [max(-bound, min(t, bound)) for t in self.times]
-        stamps: NDArray[np.int64] = np.array(times, dtype=np.int64)
+        times: NDArray[np.int64] = np.array(self.times, dtype=np.int64)
+        stamps = times.clip(-bound, bound)
         steps = stamps[1:] - stamps[:-1]
         forward = steps[steps > 0]
         period = float(np.median(forward)) if forward.size else 0.0
@@ -166,7 +180,7 @@ class _Device:
         return DeviceInfo(
             device=device,
             frames=n,
-            duration_s=(max(self.times) - min(self.times)) / 1e9 if n else 0.0,
+            duration_s=(int(times.max()) - int(times.min())) / 1e9 if n else 0.0,
             rate_hz=round(1e9 / period, 3) if period else 0.0,
             period_p99_ms=round(float(np.percentile(forward, 99)) / 1e6, 3) if period else 0.0,
             gaps=int(gaps.size),

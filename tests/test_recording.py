@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from mcap.reader import make_reader
 from mcap.writer import Writer as McapWriter
 
+from hgr_stream import recording_info
 from hgr_stream.messages import (
     Event,
     Frame,
@@ -30,6 +31,7 @@ from hgr_stream.messages import (
 )
 from hgr_stream.recording import Reader, RecordingError, Writer, recover
 from hgr_stream.recording_info import info
+from hgr_stream.skeleton import bone_lengths
 from hgr_stream.stream import topics
 
 MS = 1_000_000
@@ -484,6 +486,31 @@ def test_info_tells_gaps_losses_time_and_hands(tmp_path: Path) -> None:
     assert 0 < right.bone_cv["index_first"] < 0.1
     assert found.events == {"TAP": {"begin": 1, "confirmed": 1}}
     assert found.truths == {"TAP": 1}
+
+
+def test_the_bones_of_a_long_recording_are_those_of_a_sample(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "long.mcap"
+    with Writer(path) as writer:
+        for i in range(1000):
+            frame = a_frame(i, hands=[a_hand(1 + i / 1000)])
+            writer.write("frame/leap", encode(frame), frame.time_ns, frame.time_ns, i)
+    [whole] = info(path).devices[0].hands
+    kept = []
+
+    def counted(joints: np.ndarray) -> np.ndarray:
+        kept.append(joints)
+        return bone_lengths(joints)
+
+    monkeypatch.setattr(recording_info, "bone_lengths", counted)
+    monkeypatch.setattr(recording_info, "MOST_BONES", 100)
+    [sampled] = info(path).devices[0].hands
+    assert len(kept) < 400
+    assert sampled.frames == whole.frames == 1000
+    for bone, median_mm in whole.bone_median_mm.items():
+        assert sampled.bone_median_mm[bone] == pytest.approx(median_mm, rel=0.02)
+        assert sampled.bone_cv[bone] == pytest.approx(whole.bone_cv[bone], rel=0.05)
 
 
 @settings(
