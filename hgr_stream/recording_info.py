@@ -13,11 +13,10 @@ from numpy.typing import NDArray
 
 from .messages import Event, Frame, Truth, Window
 from .recording import Reader
+from .segmentation import MAX_COORDINATE_M
 from .skeleton import BONES, JOINTS, Float32, bone_lengths, chirality
 from .stream import topics
 
-#: A joint farther from the sensor than this is a glitch, whatever the device.
-ABSURD_M: Final = 10.0
 #: A pause between frames counts as a gap from this many median periods on.
 GAP_PERIODS: Final = 3
 #: Of more hands than this (nine minutes of one at 120 frames a second) every second one's bones
@@ -159,7 +158,7 @@ class _Device:
             seen.lacks.update(hand.lacks)
             joints = hand.array()
             # A comparison with NaN is false, so this refuses it too.
-            if not np.all(np.abs(joints) <= ABSURD_M):
+            if not np.abs(joints).max() < MAX_COORDINATE_M:
                 seen.bad += 1
             else:
                 seen.add_bones(joints)

@@ -219,24 +219,11 @@ class Segmenter:
     def _joints(self, device: str, hand: Hand) -> Float32 | None:
         """The hand's joints, or None when they are impossible."""
         joints = hand.array()
-        # max() hands NaN on, and no comparison with NaN is true: one pass finds all three faults.
-        near = np.abs(joints).max() < MAX_COORDINATE_M
-        if not near and not np.isfinite(joints).all():
-            self._complain("hands_not_finite", f"{device}: a hand with joints that are not numbers")
-            return None
-        wrist, middle = joints[WRIST], joints[MIDDLE_BASE]
-        length = math.dist(wrist.tolist(), middle.tolist())
-        if near and PALM_RANGE_M[0] < length < PALM_RANGE_M[1]:
+        fault = impossible(joints)
+        if fault is None:
             return joints
-        unit = _other_unit(joints)
-        if near or unit:
-            text = (
-                f"a hand of {length:.3g} m from wrist to middle base; "
-                f"are its joints in {unit or 'metres'}?"
-            )
-        else:
-            text = f"a hand with joints over {MAX_COORDINATE_M:g} m away"
-        self._complain("hands_absurd", f"{device}: {text}")
+        count, text = fault
+        self._complain(count, f"{device}: {text}")
         return None
 
     # -- following ------------------------------------------------------------------------------
@@ -465,6 +452,25 @@ class Segmenter:
         n = self.counts[count]
         if n == 10 ** (len(str(n)) - 1):
             self.notices.setdefault(count, text if n == 1 else f"{text} ({n} times so far)")
+
+
+def impossible(joints: Float32) -> tuple[str, str] | None:
+    """What no hand's joints, (22, 3) metres, can be: the name by which that is counted, and a text;
+    None for a hand's."""
+    # max() hands NaN on, and no comparison with NaN is true: one pass finds all three faults.
+    near = np.abs(joints).max() < MAX_COORDINATE_M
+    if not near and not np.isfinite(joints).all():
+        return "hands_not_finite", "a hand with joints that are not numbers"
+    length = math.dist(joints[WRIST].tolist(), joints[MIDDLE_BASE].tolist())
+    if near and PALM_RANGE_M[0] < length < PALM_RANGE_M[1]:
+        return None
+    unit = _other_unit(joints)
+    if near or unit:
+        return "hands_absurd", (
+            f"a hand of {length:.3g} m from wrist to middle base; "
+            f"are its joints in {unit or 'metres'}?"
+        )
+    return "hands_absurd", f"a hand with joints over {MAX_COORDINATE_M:g} m away"
 
 
 def _other_unit(joints: Float32) -> str:

@@ -17,7 +17,7 @@ from hgr_stream.cli.train_online import DATASETS, train
 from hgr_stream.datasets.base import DatasetError
 from hgr_stream.datasets.gestures import Gestures
 from hgr_stream.datasets.tables import annotations_beside
-from hgr_stream.messages import Truth, encode
+from hgr_stream.messages import Truth, encode, joint_bytes
 from hgr_stream.recognition import bundle
 from hgr_stream.recording import Writer
 from hgr_stream.skeleton import N_JOINTS, Float32, bone_lengths
@@ -297,6 +297,23 @@ def test_recordings_of_one_name_in_several_folders_are_several(tmp_path: Path) -
     assert len(inside) == len(outside) == 1
     assert [q.name for q in load_streams(tmp_path / "ben")] == ["1"]
     assert [q.name for q in load_streams(tmp_path / "ben" / "1.mcap")] == ["1"]
+
+
+def test_impossible_hands_are_not_learnt(tmp_path: Path) -> None:
+    with Writer(tmp_path / "one.mcap") as writer:
+        for k, f in enumerate(swipe_frames(3)):
+            joints = f.hands[0].array().copy()
+            if k % 10 == 0:
+                joints[5] = np.nan
+            f.hands[0].joints = joint_bytes(joints)
+            writer.write(topics.of(f), encode(f), f.time_ns, f.time_ns, f.seq)
+    (tmp_path / "one.csv").write_text("RIGHT,1.0,1.4\n")
+    told: list[str] = []
+    (q,) = load_streams(tmp_path, told.append)
+    assert np.isfinite(q.joints).all()
+    assert len(q.joints) == k - k // 10
+    (line,) = told
+    assert f"{k // 10 + 1} hands left out: a hand with joints that are not numbers" in line
 
 
 def test_a_copy_of_a_recording_is_not_held_out_from_it(tmp_path: Path) -> None:

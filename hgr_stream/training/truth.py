@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
 from itertools import pairwise
@@ -14,6 +15,7 @@ import numpy as np
 from ..datasets.base import DatasetError, HandSequence, Segment
 from ..datasets.convert import Recording, open_recordings
 from ..messages import Truth
+from ..segmentation import impossible
 from ..skeleton import Float32, Side
 
 #: Without the hand for longer, nothing is known of its way: a recording is cut in two there.
@@ -176,13 +178,21 @@ def sequences_of(
     recording: Recording, tell: Callable[[str], None] = lambda _: None
 ) -> list[HandSequence]:
     """The hand seen most, cut where it was lost; none where no hand was. tell: hears how many
-    pieces were too short to be of use, and are left out."""
+    pieces were too short to be of use, and which hands impossible, and are left out."""
     hands: dict[tuple[str, Side], list[tuple[int, Float32]]] = {}
+    faults: Counter[str] = Counter()
     for frame in recording.frames:
         for hand in {h.side: h for h in reversed(frame.hands)}.values():
+            joints = hand.array()
+            if fault := impossible(joints):
+                faults[fault[1]] += 1
+                continue
             seen = hands.setdefault((frame.device, hand.side), [])
             if not seen or frame.time_ns > seen[-1][0]:
-                seen.append((frame.time_ns, hand.array()))
+                seen.append((frame.time_ns, joints))
+    if faults:
+        first, *_ = faults
+        tell(f"{recording.file}: {faults.total()} hands left out: {first}")
     if not hands:
         return []
     (_, side), seen = max(hands.items(), key=lambda item: len(item[1]))
