@@ -64,6 +64,17 @@ def test_falls_are_forgotten_after_the_window() -> None:
         assert keeper.state == "waiting"
 
 
+def test_thousands_of_falls_are_waited_for_no_longer_than_the_limit() -> None:
+    keeper = Keeper(Supervisor(max_restarts=100_000, window_s=1e9, backoff_max_s=3))
+    now_s = 0.0
+    for _ in range(3000):
+        keeper.started(now_s)
+        keeper.exited(now_s, 1)
+        assert keeper.start_at_s - now_s <= 3
+        now_s = keeper.start_at_s
+    assert (keeper.restarts, keeper.state) == (3000, "waiting")
+
+
 def test_a_start_that_takes_too_long() -> None:
     keeper = Keeper(OPTIONS)
     keeper.started(0)

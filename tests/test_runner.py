@@ -54,6 +54,7 @@ def test_a_replayed_frame_keeps_its_stream_time_and_gets_a_new_publisher() -> No
 def test_back_off_doubles_up_to_a_limit_and_forgets() -> None:
     backoff = Backoff(0.5, 8.0)
     assert [backoff.failed() for _ in range(7)] == [0.5, 1, 2, 4, 8, 8, 8]
+    assert {backoff.failed() for _ in range(3000)} == {8}  # a device that is away for hours
     backoff.succeeded()
     assert backoff.failed() == 0.5
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import msgspec
 
 from hgr_stream.config import ConfigError
+from hgr_stream.daemon.keeper import back_off_s
 from hgr_stream.daemon.main import read_config
 from hgr_stream.daemon.processes import EXIT_FATAL
 from hgr_stream.daemon.shell import Shell, error_line, set_up_logging
@@ -46,7 +47,7 @@ class Backoff:
     def failed(self) -> float:
         """Count a failure; seconds to wait now."""
         self.tries += 1
-        return float(min(self.first_s * 2.0 ** (self.tries - 1), self.most_s))
+        return back_off_s(self.first_s, self.most_s, self.tries)
 
     def succeeded(self) -> None:
         self.tries = 0

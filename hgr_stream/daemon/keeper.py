@@ -9,13 +9,21 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Final, Literal
 
 from ..config import Supervisor
 from .processes import EXIT_FATAL
 
+#: Doubling ends here: past it a float overflows, and any back-off has long reached its limit.
+MAX_DOUBLINGS: Final = 1000
+
 State = Literal["waiting", "starting", "up", "gave-up", "ended"]
 Action = Literal["start", "kill"]
+
+
+def back_off_s(first_s: float, most_s: float, failures: int) -> float:
+    """Seconds to wait after so many failures in a row (from 1): doubled each time, to a limit."""
+    return min(first_s * 2.0 ** min(failures - 1, MAX_DOUBLINGS), most_s)
 
 
 @dataclass
@@ -74,5 +82,6 @@ class Keeper:
         else:
             self.state = "waiting"
             self.restarts += 1
-            delay_s = min(self.options.backoff_s * 2 ** (falls - 1), self.options.backoff_max_s)
-            self.start_at_s = now_s + delay_s
+            self.start_at_s = now_s + back_off_s(
+                self.options.backoff_s, self.options.backoff_max_s, falls
+            )
