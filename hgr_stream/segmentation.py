@@ -447,10 +447,10 @@ class Segmenter:
             self._end(name, device, track, reason, out)
 
     def _complain(self, count: str, text: str) -> None:
-        """Count a fault; tell of it the first time and then at every tenfold."""
+        """Count a fault; tell of it when ``worth_telling`` says so."""
         self.counts[count] += 1
         n = self.counts[count]
-        if n == 10 ** (len(str(n)) - 1):
+        if worth_telling(n):
             self.notices.setdefault(count, text if n == 1 else f"{text} ({n} times so far)")
 
 
@@ -471,6 +471,12 @@ def impossible(joints: Float32) -> tuple[str, str] | None:
             f"are its joints in {unit or 'metres'}?"
         )
     return "hands_absurd", f"a hand with joints over {MAX_COORDINATE_M:g} m away"
+
+
+def worth_telling(count: int) -> bool:
+    """Whether a fault that has come so often is told again: at the first time, and at every
+    tenfold."""
+    return str(count).rstrip("0") == "1"
 
 
 def _other_unit(joints: Float32) -> str:

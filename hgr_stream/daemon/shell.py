@@ -23,6 +23,7 @@ import msgspec
 import zmq
 
 from ..messages import Status, encode
+from ..segmentation import worth_telling
 from ..stream.bus import DaemonInfo, read_daemon_file
 
 HEARTBEAT_S = 1.0
@@ -101,9 +102,9 @@ class Shell(ABC):
         return 0
 
     def refuse(self, error: Exception) -> None:
-        """Count a bad message; tell of the first, and then of every tenfold."""
+        """Count a bad message; tell of it when ``worth_telling`` says so."""
         self.counts["malformed"] += 1
-        if self.counts["malformed"] in (1, 10, 100, 1000):
+        if worth_telling(self.counts["malformed"]):
             self.log.warning("refused a message: %s", error)
 
     def send_status(self, state: str | None = None, message: str | None = None) -> None:

@@ -1,0 +1,31 @@
+"""What all stages share: bad messages are counted, and told of without flooding the log."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+
+import pytest
+
+from hgr_stream.daemon.shell import Shell
+
+
+class Stage(Shell):
+    """A stage without a daemon."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self.log = logging.getLogger("stage")
+
+    def turn(self, timeout_s: float) -> None:
+        """Nothing to do."""
+
+
+def test_bad_messages_are_told_of_at_every_tenfold(caplog: pytest.LogCaptureFixture) -> None:
+    stage, told = Stage(), []
+    for n in range(1, 20_001):
+        stage.refuse(ValueError("cut"))
+        told += [n] * len(caplog.records)
+        caplog.clear()
+    assert told == [1, 10, 100, 1000, 10_000]
+    assert stage.counts["malformed"] == 20_000
