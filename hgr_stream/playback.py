@@ -130,12 +130,6 @@ class Player:
         self._paused = True
         self._steps += n
 
-    def set_speed(self, speed: Speed | str, now_ns: int) -> None:
-        """Change the speed without a jump in place."""
-        ratio = exact_speed(speed)
-        self._anchor(now_ns, self._place_ns(now_ns))
-        self._speed = ratio
-
     def seek(self, position_s: float, now_ns: int) -> None:
         """Go on with the first frame at or after ``position_s`` of the recording."""
         target = max(round(position_s * SECOND_NS), 0)

@@ -156,15 +156,6 @@ def test_seek_forward_and_back() -> None:
     assert seqs(player.due(NOW + 5 * SECOND)) == [50]
 
 
-def test_a_change_of_speed_does_not_jump() -> None:
-    player = Player(steady(100))
-    player.due(NOW)
-    player.set_speed(10, NOW + 5 * MS)
-    assert player.next_deadline_ns() == NOW + 5 * MS + 500_000
-    player.set_speed("max", NOW + 6 * MS)
-    assert len(player.due(NOW + 6 * MS)) == 99
-
-
 def test_time_that_stands_or_steps_back_a_little_follows_at_once() -> None:
     # Two devices interleave: a little back is order, not a jump, and costs no drift.
     player = Player(frames(0, 20 * MS, 15 * MS, 15 * MS, 40 * MS))
