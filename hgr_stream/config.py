@@ -30,7 +30,9 @@ RUN_DIR_VARIABLE: Final = "HGR_RUN_DIR"
 Positive = Annotated[float, Meta(gt=0)]
 Share = Annotated[float, Meta(ge=0, le=1)]
 NotNegative = Annotated[float, Meta(ge=0)]
-Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+_NAME: Final = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}\Z"
+#: What a daemon or a device is called: it becomes a directory, and a word of topics.
+Name = Annotated[str, Meta(pattern=_NAME)]
 
 
 class ConfigError(ValueError):
@@ -117,6 +119,11 @@ class Config(_Table):
     supervisor: Supervisor = msgspec.field(default_factory=Supervisor)
     record: Record = msgspec.field(default_factory=Record)
     run_dir: str = ""  #: where the private sockets live; empty: see ``default_run_dir``
+
+
+def is_name(text: str) -> bool:
+    """Whether a daemon or a device may be called so (``Name``)."""
+    return re.match(_NAME, text) is not None
 
 
 def parse(text: str, source: str = "config") -> Config:

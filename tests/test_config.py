@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from click.testing import CliRunner
 from hgr_drivers import registry
 
-from hgr_stream.config import Config, ConfigError, load, parse
+from hgr_stream.cli import cli
+from hgr_stream.config import Config, ConfigError, convert, is_name, load, parse
 from tests.conftest import ROOT
 
 
@@ -55,6 +57,18 @@ def test_a_device_table_is_checked_by_its_driver(table: dict, fault: str) -> Non
         registry.check(Config(devices={"mine": table}))
     assert "[devices.mine]" in str(caught.value)
     assert fault in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["../a", "a/b", "a b", "a\n", ".a", "", "a" * 65])
+def test_what_is_no_name_is_none_in_the_config_and_on_the_command_line(name: str) -> None:
+    assert not is_name(name)
+    with pytest.raises(ConfigError, match="name"):
+        convert({"name": name}, Config, "my.toml")
+    assert is_name("Left-hand_2.b")
+    for command in (["replay", "x.mcap", "--device", name], ["stop", "--name", name]):
+        if name:
+            done = CliRunner().invoke(cli, command)
+            assert (done.exit_code, "is no name" in done.output) == (2, True)
 
 
 def test_a_config_that_is_not_there(tmp_path) -> None:

@@ -11,7 +11,7 @@ import click
 import msgspec
 
 from ..client import ClientError, request, request_endpoint
-from ..config import Config, default_endpoint, default_run_dir, load
+from ..config import Config, default_endpoint, default_run_dir, is_name, load
 from ..messages import Status, decode
 from ..stream.bus import DaemonInfo, read_daemon_file
 
@@ -21,9 +21,17 @@ def find_daemon(name: str) -> DaemonInfo:
     return read_daemon_file(default_run_dir(name))
 
 
+def checked_name(_: click.Context, __: click.Parameter, name: str) -> str:
+    """An option's name of a daemon or a device, empty if it was not given."""
+    if name and not is_name(name):
+        raise click.BadParameter(f"{name!r} is no name: letters and digits, with _ . - between")
+    return name
+
+
 name_option = click.option(
-    "--name", default="default", show_default=True, help="Of the daemon, as in its config."
-)
+    "--name", default="default", show_default=True, callback=checked_name,
+    help="Of the daemon, as in its config.",
+)  # fmt: skip
 connect_option = click.option(
     "--connect",
     metavar="ENDPOINT",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import signal
 import sys
 import tempfile
@@ -20,7 +19,8 @@ from ..config import default_run_dir
 from ..datasets.convert import SOURCES
 from ..recording import RecordingError, Writer
 from ..recording_info import DeviceInfo, Info
-from .daemon import connect_option, name_option
+from ..stream.clock import wall_offset_ns
+from .daemon import checked_name, connect_option, name_option
 
 if TYPE_CHECKING:
     from ..client import Stream
@@ -32,7 +32,6 @@ PROGRESS_S = 0.5
 RECORD_QUEUE = 200_000
 #: After the end was asked for, what has come already is still written, for so long at most.
 DRAIN_S = 0.5
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 file_argument = click.argument("file", type=click.Path(path_type=Path))
 fps_option = click.option(
@@ -128,8 +127,7 @@ def _record(stream: Stream, writer: Writer, duration_s: float | None) -> None:
         asked = True
 
     began_s = time.monotonic()
-    # Log time is wall time that cannot step back while recording.
-    wall_ns = time.time_ns() - time.monotonic_ns()
+    wall_ns = wall_offset_ns()
     end_s = None if duration_s is None else began_s + duration_s
     before = {s: signal.signal(s, end) for s in (signal.SIGINT, signal.SIGTERM)}
     progress = Progress()
@@ -172,7 +170,9 @@ Examples:
 @click.option("--start", type=click.FloatRange(min=0), default=0.0, help="Begin so many s in.")
 @click.option("--step", is_flag=True, help="A frame each time Enter is pressed.")
 @click.option("--loop", is_flag=True, help="Begin again at the end, until Ctrl-C.")
-@click.option("--device", default="", help="Another name than the recorded one.")
+@click.option(
+    "--device", default="", callback=checked_name, help="Another name than the recorded one."
+)
 @name_option
 def replay(
     file: Path, speed: str, start: float, step: bool, loop: bool, device: str, name: str
@@ -192,8 +192,6 @@ def replay(
         exact_speed(speed)
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--speed") from None
-    if device and not _NAME.fullmatch(device):
-        raise click.BadParameter(f"{device!r} is no device name", param_hint="--device")
 
     progress = Progress()
 

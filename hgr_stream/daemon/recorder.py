@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ..client import Received, Stream
 from ..recording import RecordingError, Writer
+from ..stream.clock import wall_offset_ns
 from .shell import Shell
 
 IDLE_S = 0.05  # with the writer's flush period: at most 0.25 s are lost at a SIGKILL
@@ -23,8 +24,7 @@ class RecorderShell(Shell):
             self.writer = Writer(dated, source="hgr run")
         except RecordingError as error:
             raise OSError(str(error)) from None
-        # Log time is wall time that cannot step back while recording.
-        self._wall_ns = time.time_ns() - time.monotonic_ns()
+        self._wall_ns = wall_offset_ns()
         self.stream = Stream([""], self.info.public, idle_s=IDLE_S)
         self.message = f"recording to {dated}"
         self.log.info("%s", self.message)

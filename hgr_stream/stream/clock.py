@@ -15,6 +15,7 @@ After the ideas of LSL's time post-processing (clock sync, de-jitter, monotonise
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from dataclasses import dataclass, field
 
@@ -23,6 +24,12 @@ BUCKET_NS = 500_000_000
 #: A disagreement between the two clocks' steps beyond this is a jump, not jitter or drift.
 JUMP_NS = 500_000_000
 MIN_STEP_NS = 1_000
+
+
+def wall_offset_ns() -> int:
+    """What to add to host monotonic time for the wall time of now: a recording's log time, which
+    must not step back when the wall clock is set."""
+    return time.time_ns() - time.monotonic_ns()
 
 
 @dataclass
