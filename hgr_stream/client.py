@@ -16,8 +16,9 @@ import contextlib
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Iterator
+from math import ceil, inf
 from types import TracebackType
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple, get_args
 
 import msgspec
 import zmq
@@ -28,7 +29,9 @@ from .messages import Event, Kind, Message, MessageError, cut_off, decode
 from .stream import topics
 from .stream.bus import alive
 
-Kinds = Iterable[Kind] | Literal["all"]
+#: One kind, several, or all; gestures likewise: "LEFT" or ("LEFT", "RIGHT").
+Kinds = Kind | Literal["all"] | Iterable[Kind]
+Labels = str | Iterable[str]
 QUEUE: Final = 10_000
 IDLE_S: Final = 0.05
 #: After how long a silence the gateway is asked whether a gesture is still open.
@@ -175,8 +178,9 @@ def _socket(context: Any, endpoint: str, prefixes: Iterable[str], queue: int) ->
 class Stream:
     """All messages under some prefixes, as they come: the iterator under everything here.
 
-    ``next`` gives a Received, or None when nothing came for ``idle_s``. Ends after ``timeout_s``
-    without a message (None: never). ``latest``: of what has queued up on one topic, only the
+    ``next`` gives a Received, or None when nothing came for ``idle_s``. Ends when none came for
+    ``timeout_s`` after the last one that it gave (None: never); what has queued up meanwhile, while
+    its user was busy, is given first. ``latest``: of what has queued up on one topic, only the
     newest is given (``skipped`` counts the rest): for frames on a display.
     """
 
@@ -220,14 +224,13 @@ class Stream:
 
     def __next__(self) -> Received | None:
         if self._waiting:
+            self._heard_s = time.monotonic()
             return self._waiting.pop(0)
-        wait_s = self._idle_s
-        if self._timeout_s is not None:
-            left_s = self._heard_s + self._timeout_s - time.monotonic()
-            if left_s <= 0:
+        end_s = inf if self._timeout_s is None else self._heard_s + self._timeout_s
+        wait_s = max(0.0, min(self._idle_s, end_s - time.monotonic()))
+        if not self._socket.poll(ceil(wait_s * 1000)):
+            if time.monotonic() >= end_s:
                 raise StopIteration
-            wait_s = min(wait_s, left_s)
-        if not self._socket.poll(max(1, round(wait_s * 1000))):
             return None
         self._heard_s = time.monotonic()
         if self._latest:
@@ -279,10 +282,14 @@ class Gestures:
     that comes later still is dropped, so that there are never two; the lost one is counted.
     """
 
-    def __init__(self, reception: Reception, kinds: Kinds, labels: Iterable[str] | None) -> None:
+    def __init__(self, reception: Reception, kinds: Kinds, labels: Labels | None) -> None:
+        """Raises ValueError for an unknown kind: it would be waited for for ever."""
         self._reception = reception
-        self._kinds = None if kinds == "all" else frozenset(kinds)
-        self._labels = None if labels is None else frozenset(labels)
+        self._kinds = None if kinds == "all" else _several(kinds)
+        self._labels = None if labels is None else _several(labels)
+        if unknown := (self._kinds or frozenset()) - set(get_args(Kind)):
+            known = ", ".join(get_args(Kind))
+            raise ValueError(f"{min(unknown)!r} is no kind of event: {known}, or 'all'")
         self._open: dict[str, _Open] = {}
         self._given_up: dict[str, str] = {}  # id -> why; to be told at the next silence
         self._ended: set[str] = set()  # ids that were told as cancelled here
@@ -350,6 +357,11 @@ class Gestures:
         )
 
 
+def _several(names: str | Iterable[str]) -> frozenset[str]:
+    """A name alone is one name: its letters are never meant."""
+    return frozenset([names] if isinstance(names, str) else names)
+
+
 class _Open(NamedTuple):
     """A gesture that has begun."""
 
@@ -362,21 +374,26 @@ class _Open(NamedTuple):
 class Subscription:
     """Gesture events, as an iterator and a context manager; see ``subscribe``."""
 
-    def __init__(self, stream: Stream, gestures: Gestures) -> None:
+    def __init__(self, stream: Stream, gestures: Gestures, timeout_s: float | None) -> None:
         self._stream = stream
         self._gestures = gestures
+        self._timeout_s = timeout_s
         self._ends: list[Event] = []
 
     def __iter__(self) -> Iterator[Event]:
         return self
 
     def __next__(self) -> Event:
+        asked_s = time.monotonic()
         while not self._ends:
             received = next(self._stream)
             if received is None:
                 self._ends = self._gestures.ends()
             elif (event := self._gestures.take(received, time.monotonic())) is not None:
                 return event
+            waited_s = time.monotonic() - asked_s
+            if not self._ends and _is_over(waited_s, self._timeout_s, idle=received is None):
+                raise StopIteration
             if self._gestures.due(time.monotonic()):
                 reply = None
                 with contextlib.suppress(ClientError):
@@ -399,6 +416,15 @@ class Subscription:
         self.close()
 
 
+def _is_over(waited_s: float, timeout_s: float | None, *, idle: bool) -> bool:
+    """Whether a subscriber has waited for an event for long enough.
+
+    What waits at that moment (``idle``: nothing) is still looked at, but not for long: events that
+    were not asked for may come without end.
+    """
+    return timeout_s is not None and waited_s >= timeout_s + (0.0 if idle else IDLE_S)
+
+
 def _prefix(device: str | None, hand: str | None) -> str:
     if device is None:
         if hand is not None:
@@ -411,32 +437,38 @@ def subscribe(
     endpoint: str | None = None,
     *,
     kinds: Kinds = ("confirmed",),
-    labels: Iterable[str] | None = None,
+    labels: Labels | None = None,
     device: str | None = None,
     hand: str | None = None,
     timeout_s: float | None = None,
 ) -> Subscription:
-    """Gesture events as they come, for ever (or until none came for ``timeout_s``).
+    """Gesture events as they come, for ever, or until none of those asked for came within
+    ``timeout_s`` of asking for the next.
 
     By default one event a gesture, when it is confirmed. ``kinds="all"`` gives every step
     (``begin``, ``update``, ``early``, ``confirmed``, ``cancelled``, with one ``id``); choose
     ``("early", "cancelled")`` for the lowest delay. ``endpoint``: the gateway's, else
-    $HGR_ENDPOINT, else loopback. Raises ClientError for what is no endpoint; a daemon that is not
-    there yet is waited for.
+    $HGR_ENDPOINT, else loopback. Raises ClientError for what is no endpoint and ValueError for what
+    is no kind; a daemon that is not there yet is waited for.
 
     Of a gesture whose end was lost (the gateway was killed, or this subscriber too slow) a
     ``cancelled`` is made here, some seconds later, with the reason; it is counted in ``lost``, and
     an end that comes later still is dropped.
     """
-    stream = Stream([_prefix(device, hand)], endpoint, timeout_s=timeout_s, snapshot=True)
-    return Subscription(stream, Gestures(stream.reception, kinds, labels))
+    idle_s = IDLE_S if timeout_s is None else min(IDLE_S, timeout_s)
+    stream = Stream([_prefix(device, hand)], endpoint, idle_s=idle_s, snapshot=True)
+    try:
+        return Subscription(stream, Gestures(stream.reception, kinds, labels), timeout_s)
+    except ValueError:
+        stream.close()
+        raise
 
 
 async def subscribe_async(
     endpoint: str | None = None,
     *,
     kinds: Kinds = ("confirmed",),
-    labels: Iterable[str] | None = None,
+    labels: Labels | None = None,
     device: str | None = None,
     hand: str | None = None,
     timeout_s: float | None = None,
@@ -446,6 +478,7 @@ async def subscribe_async(
     prefix = _prefix(device, hand)
     reception = Reception()
     gestures = Gestures(reception, kinds, labels)
+    idle_s = IDLE_S if timeout_s is None else min(IDLE_S, timeout_s)
     context = zmq.asyncio.Context()
     socket = _socket(context, public, [prefix], QUEUE)
 
@@ -457,19 +490,20 @@ async def subscribe_async(
     try:
         present = await ask()
         waiting = [] if present is None else reception.take_snapshot(present)
-        heard_s = time.monotonic()
-        while timeout_s is None or time.monotonic() - heard_s < timeout_s:
-            for received in waiting:
-                if (event := gestures.take(received, time.monotonic())) is not None:
-                    yield event
-            waiting = []
-            if await socket.poll(round(IDLE_S * 1000)):
-                heard_s = time.monotonic()
-                if (taken := reception.take(await socket.recv_multipart())) is not None:
-                    waiting = [taken]
-            else:
-                for event in gestures.ends():
-                    yield event
+        asked_s = time.monotonic()
+        while True:
+            idle = not waiting and not await socket.poll(ceil(idle_s * 1000))
+            if not idle and not waiting:
+                taken = reception.take(await socket.recv_multipart())
+                waiting = [] if taken is None else [taken]
+            told = gestures.ends() if idle else []
+            if waiting and (event := gestures.take(waiting.pop(0), time.monotonic())) is not None:
+                told = [event]
+            for event in told:
+                yield event
+                asked_s = time.monotonic()
+            if _is_over(time.monotonic() - asked_s, timeout_s, idle=idle):
+                return
             if gestures.due(time.monotonic()):
                 gestures.answer(await ask(), time.monotonic())
     finally:

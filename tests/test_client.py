@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import count
 
 import msgspec
 import pytest
@@ -12,7 +15,7 @@ import zmq
 
 from hgr_stream import client
 from hgr_stream.cli.demo import free_port
-from hgr_stream.client import PATIENCE_S, Gestures, Kinds, Received, Reception
+from hgr_stream.client import PATIENCE_S, Gestures, Kinds, Received, Reception, Stream
 from hgr_stream.messages import Event, encode
 from hgr_stream.stream import topics
 
@@ -183,3 +186,119 @@ def test_over_sockets_a_new_gateway_ends_what_the_old_one_began(
         thread.join()
     assert (begin.kind, end.kind, end.id) == ("begin", "cancelled", "g1")
     assert end.reason == "the gateway was started again"
+
+
+# -- waiting, over sockets --------------------------------------------------------------------
+
+
+@contextmanager
+def gateway(label: str, n: int, *, again_s: float | None = None) -> Iterator[str]:
+    """A public socket that tells a subscriber of n confirmed gestures at once, and then of one
+    after each ``again_s``; its endpoint."""
+    port, over, numbers = free_port(), threading.Event(), count(1)
+
+    def tell(public: zmq.Socket) -> None:
+        number = next(numbers)
+        event = Event(f"g{number}", "confirmed", label, "leap", "right", "right", 1, 7, 0.9)
+        receipt = msgspec.msgpack.encode(["a", number])
+        public.send_multipart([topics.of(event).encode(), encode(event), receipt])
+
+    def serve() -> None:
+        with zmq.Context() as context, context.socket(zmq.XPUB) as public:
+            public.bind(f"tcp://127.0.0.1:{port}")
+            while not over.is_set() and not public.poll(10):
+                pass
+            for _ in range(n):
+                tell(public)
+            while not over.wait(again_s or 0.01):
+                if again_s:
+                    tell(public)
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    try:
+        yield f"tcp://127.0.0.1:{port}"
+    finally:
+        over.set()
+        thread.join()
+
+
+def listen(endpoint: str, busy_s: float = 0.0, **options: object) -> tuple[list[str], float]:
+    """The ids that come until the subscription ends, each keeping its user busy, and how long
+    after that the end was."""
+    got, end_s = [], time.monotonic()
+    with client.subscribe(endpoint, **options) as events:  # type: ignore[arg-type]
+        asked_s = time.monotonic()
+        for event in events:
+            got.append(event.id)
+            time.sleep(busy_s)
+            asked_s = time.monotonic()
+        end_s = time.monotonic()
+    return got, end_s - asked_s
+
+
+def listen_async(endpoint: str, busy_s: float = 0.0, **options: object) -> tuple[list[str], float]:
+    """The same with asyncio; the start counts too."""
+
+    async def gather() -> tuple[list[str], float]:
+        got, asked_s = [], time.monotonic()
+        async for event in client.subscribe_async(endpoint, **options):  # type: ignore[arg-type]
+            got.append(event.id)
+            await asyncio.sleep(busy_s)
+            asked_s = time.monotonic()
+        return got, time.monotonic() - asked_s
+
+    return asyncio.run(gather())
+
+
+both = pytest.mark.parametrize("listened", [listen, listen_async])
+FIVE = [f"g{n}" for n in range(1, 6)]
+
+
+@both
+def test_a_timeout_ends_only_what_has_nothing_more_to_give(
+    listened: Callable[..., tuple[list[str], float]],
+) -> None:
+    """The user is busy with each for longer than the timeout; all have come long ago."""
+    with gateway("LEFT", 5) as endpoint:
+        got, waited_s = listened(endpoint, 0.6, timeout_s=0.5)
+    assert got == FIVE
+    assert 0.5 <= waited_s < 1.5
+
+
+@both
+def test_a_timeout_is_of_the_events_that_were_asked_for(
+    listened: Callable[..., tuple[list[str], float]],
+) -> None:
+    with gateway("LEFT", 5, again_s=0.01) as endpoint:
+        got, waited_s = listened(endpoint, labels=["RIGHT"], timeout_s=0.5)
+    assert got == []
+    assert 0.5 <= waited_s < 2
+
+
+def test_a_stream_that_was_not_asked_for_long_gives_what_waits() -> None:
+    with gateway("LEFT", 5) as endpoint, Stream(endpoint=endpoint, timeout_s=0.5) as stream:
+        got = 0
+        for received in stream:
+            if received is not None:
+                got += 1
+                time.sleep(0.6)
+    assert got == 5
+
+
+@both
+@pytest.mark.parametrize("options", [{"labels": "LEFT"}, {"kinds": "confirmed"}, {"kinds": "all"}])
+def test_one_name_alone_is_one_name(
+    listened: Callable[..., tuple[list[str], float]], options: dict[str, str]
+) -> None:
+    with gateway("LEFT", 5) as endpoint:
+        assert listened(endpoint, timeout_s=0.5, **options)[0] == FIVE
+
+
+@both
+@pytest.mark.parametrize("kinds", ["confirm", ("begin", "end"), ["confirmed", "all"]])
+def test_an_unknown_kind_is_refused_and_the_known_are_told(
+    listened: Callable[..., tuple[list[str], float]], kinds: object
+) -> None:
+    with pytest.raises(ValueError, match="is no kind of event: begin, update, early, confirmed"):
+        listened("tcp://127.0.0.1:1", kinds=kinds)
