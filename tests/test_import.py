@@ -18,6 +18,7 @@ from hgr_stream.datasets.convert import (
     FORMATS,
     SOURCES,
     Format,
+    Report,
     frames_of,
     guess_format,
     import_file,
@@ -27,6 +28,7 @@ from hgr_stream.datasets.finger_names import finger_of
 from hgr_stream.datasets.mediapipe import load_mediapipe
 from hgr_stream.datasets.openpose import load_openpose
 from hgr_stream.datasets.openxr import joint_index, load_openxr
+from hgr_stream.recording import Reader, RecordingError
 from hgr_stream.skeleton import (
     JOINTS,
     MIDDLE_BASE,
@@ -230,6 +232,44 @@ def test_two_videos_in_a_folder_are_two_recordings(tmp_path: Path) -> None:
     folder_of(tmp_path, text, video="b_2")
     report = import_file("openpose", tmp_path, tmp_path / "out")
     assert [(w.path.name, w.frames) for w in report.written] == [("a.mcap", 2), ("b_2.mcap", 1)]
+
+
+def written(report: Report) -> dict[str, int]:
+    return {one.path.name: one.frames for one in report.written}
+
+
+def test_recordings_called_alike_in_several_folders_are_named_by_them(tmp_path: Path) -> None:
+    for folder, n in (("anna", 3), ("ben/left", 4), ("ben/right", 5)):
+        (tmp_path / "in" / folder).mkdir(parents=True)
+        (tmp_path / "in" / folder / "take.json").write_text(json.dumps(openxr_json(n)))
+    for _ in range(2):
+        report = import_file("openxr", tmp_path / "in", tmp_path / "out", force=True)
+        assert written(report) == {
+            "anna_take.mcap": 3,
+            "ben_left_take.mcap": 4,
+            "ben_right_take.mcap": 5,
+        }
+        frames = {p.name: len(list(Reader(p))) for p in (tmp_path / "out").iterdir()}
+        assert frames == written(report)
+    assert [one.name for one in report.written] == ["anna/take", "ben/left/take", "ben/right/take"]
+
+
+def test_videos_called_alike_in_several_openpose_folders_too(tmp_path: Path) -> None:
+    text = openpose(openpose_person(flat_hand()))
+    for n, folder in enumerate(("anna", "ben", "take"), 1):
+        (tmp_path / folder).mkdir()
+        folder_of(tmp_path / folder, *[text] * n, video="take")
+    report = import_file("openpose", tmp_path, tmp_path / "out")
+    assert written(report) == {"anna_take.mcap": 1, "ben_take.mcap": 2, "take.mcap": 3}
+
+
+def test_nothing_is_written_over_what_the_same_import_wrote(tmp_path: Path) -> None:
+    (tmp_path / "take.csv").write_text(openxr_csv(3))
+    (tmp_path / "Take.json").write_text(json.dumps(openxr_json(4)))
+    with pytest.raises(RecordingError, match=r"take\.csv: would become .*Take\.json now"):
+        import_file("openxr", tmp_path, tmp_path / "out", force=True)
+    [kept] = (tmp_path / "out").iterdir()
+    assert len(list(Reader(kept))) == 4
 
 
 def missing(*points: int, hand: Any = None) -> Any:

@@ -400,9 +400,10 @@ def import_command(format: Format, path: Path, out: Path, fps: float | None, for
     """Bring recordings of another format in as MCAP.
 
     PATH is a file or a folder. If it holds several recordings, the output is a folder and gets one
-    file for each. Several people or hands in one recording stay in one file: each person is a
-    device of its own ("openpose.person0"), and replay and process keep them apart. What is
-    performed, where the source says so, goes in too.
+    file for each, named by its path in PATH if they lie in several folders. Several people or
+    hands in one recording stay in one file: each person is a device of its own
+    ("openpose.person0"), and replay and process keep them apart. What is performed, where the
+    source says so, goes in too.
     """
     from ..datasets.convert import import_file
 

@@ -271,7 +271,10 @@ def import_file(
 ) -> Report:
     """Write ``path`` as MCAP: one file ``out``, or a folder ``out`` with one file a recording.
 
-    Raises DatasetError or RecordingError; a file that could not be finished is removed.
+    Recordings that lie in several folders are named by their paths ("anna/take" becomes
+    anna_take.mcap): those of several people are often called alike. Raises DatasetError or
+    RecordingError, also where two would become one file; a file that could not be finished is
+    removed.
     """
     path, out = Path(path), Path(out)
     report = Report(format or guess_format(path))
@@ -281,9 +284,19 @@ def import_file(
             out.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise RecordingError(f"{out}: {error.strerror or error}") from None
+        apart = len({_folder(file) for file in _files(path, report.format)}) > 1
+        sources: dict[str, Path] = {}  # by the name written, without case: some systems see none
         for recording in recordings:
-            stem = re.sub(r"[^\w.-]+", "_", recording.name)
-            _import(recording, out / f"{stem}.mcap", force, report)
+            if apart:
+                recording.name = _path_name(recording, path)
+            file = out / (re.sub(r"[^\w.-]+", "_", recording.name) + ".mcap")
+            if (other := sources.get(file.name.casefold())) is not None:
+                raise RecordingError(
+                    f"{recording.file}: would become {file}, which holds {other} now; "
+                    "give it another name, or import it by itself"
+                )
+            sources[file.name.casefold()] = recording.file
+            _import(recording, file, force, report)
         return report
     first = next(recordings, None)
     if first is None:
@@ -292,6 +305,19 @@ def import_file(
         raise DatasetError(f"{path}: holds several recordings; give a folder for them, not {out}")
     _import(first, out, force, report)
     return report
+
+
+def _folder(file: Path) -> Path:
+    """Where a source lies; some formats' are folders."""
+    return file if file.is_dir() else file.parent
+
+
+def _path_name(recording: Recording, root: Path) -> str:
+    """A recording's name after the folders below ``root`` that it lies in; one that is called as
+    its folder is not named twice."""
+    folders = _folder(recording.file).relative_to(root)
+    own = sequence_id(folders) if folders.name else ""
+    return ((folders.parent if own == recording.name else folders) / recording.name).as_posix()
 
 
 def _import(recording: Recording, out: Path, force: bool, report: Report) -> None:
