@@ -27,6 +27,7 @@ from hgr_stream.pipeline import Pipeline
 from hgr_stream.recognition.bundle import load
 from hgr_stream.recording import Writer
 from hgr_stream.stream import topics
+from tests import daemon_process
 from tests.daemon_process import HGR, Daemon, feeding, wait_until
 from tests.hands import frame, hand_joints, swipe_frames
 from tests.models import save_palm_model
@@ -394,6 +395,68 @@ def test_the_model_is_swapped_or_refused(daemon: Daemon, model: Path, tmp_path: 
         assert len(refused.stderr.strip().splitlines()) == 1
     assert {e.model for e in works(daemon, "kept")} == {"other"}
     assert daemon.hgr("model", "use", str(model), "--name", "test").returncode == 0
+
+
+def says(daemon: Daemon, stage: str, text: str) -> None:
+    """Wait until the stage is up and its status begins with the text."""
+    wait_until(
+        lambda: (
+            (s := daemon.status().get(stage)) is not None
+            and s.state == "up"
+            and s.message.startswith(text)
+        ),
+        20,
+        f"{stage} saying {text!r}",
+    )
+
+
+def test_a_model_that_loads_longer_than_anyone_waits_is_kept(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody waits here; the worker loads it all the same, and comes back with it."""
+    code = (
+        "import hgr_stream.daemon.supervisor as supervisor, hgr_stream.cli as cli\n"
+        "supervisor.MODEL_TIMEOUT_S = 0.0\n"
+        "cli.main()"
+    )
+    with monkeypatch.context() as impatient:
+        impatient.setattr(daemon_process, "HGR", [sys.executable, "-c", code])
+        running = Daemon(tmp_path, CONFIG.format(model=model))
+    try:
+        other = save_palm_model(tmp_path / "other.pt", name="other")
+        told = running.hgr("model", "use", str(other), "--name", "test")
+        assert (told.returncode, "still loads" in told.stderr) == (1, True), told.stderr
+        says(running, "supervisor", "model other")
+        os.kill(running.pid("worker"), signal.SIGKILL)
+        wait_until(lambda: running.count("worker", "restarts") == 1, 20, "a new worker")
+        says(running, "worker", "model other: ")
+        assert {e.model for e in works(running, "kept")} == {"other"}
+        # The next is loaded as any.
+        running.hgr("model", "use", str(model), "--name", "test")
+        says(running, "supervisor", "model palm")
+    finally:
+        running.stop()
+
+
+def test_who_asked_for_a_model_is_told_that_the_worker_fell(fresh: Daemon, tmp_path: Path) -> None:
+    other = save_palm_model(tmp_path / "other.pt", name="other")
+    os.kill(fresh.pid("worker"), signal.SIGSTOP)
+    told = fresh.hgr("model", "use", str(other), "--name", "test")
+    assert (told.returncode, "the worker ended while it loaded" in told.stderr) == (1, True)
+    assert {e.model for e in works(fresh, "again")} == {"palm"}
+    assert fresh.hgr("model", "use", str(other), "--name", "test").returncode == 0
+
+
+def test_who_asks_a_worker_that_was_given_up_is_told_at_once(tmp_path: Path, model: Path) -> None:
+    config = CONFIG.format(model=model).replace("backoff_s", "max_restarts = 0\nbackoff_s")
+    running = Daemon(tmp_path, config)
+    try:
+        os.kill(running.pid("worker"), signal.SIGKILL)
+        wait_until(lambda: "gave it up" in running.text(), 10, "the giving up")
+        told = running.hgr("model", "use", str(model), "--name", "test", timeout_s=10)
+        assert (told.returncode, "was given up" in told.stderr) == (1, True)
+    finally:
+        running.stop()
 
 
 # -- starting and ending ----------------------------------------------------------------------

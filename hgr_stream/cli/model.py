@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
+from ..stream.bus import MODEL_TIMEOUT_S
 from .daemon import control, name_option
 
 if TYPE_CHECKING:
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 
     from ..recognition.options import Metadata
 
-SWAP_TIMEOUT_S = 60.0
 #: Columns of the scores of streams: key, title, format.
 STREAM_SCORES = (
     ("detection_rate", "DR", "{:.3f}"),
@@ -48,7 +48,8 @@ def model_use(model: str, name: str) -> None:
     refused, and the old one runs on.
     """
     path, _ = _metadata(model)
-    click.echo(control(name, {"op": "model", "model": str(path.resolve())}, SWAP_TIMEOUT_S))
+    timeout_s = MODEL_TIMEOUT_S + 2.0  # the supervisor's own answer comes first
+    click.echo(control(name, {"op": "model", "model": str(path.resolve())}, timeout_s))
 
 
 @model_command.command("list", epilog="\b\nExample:\n  hgr model list\n")

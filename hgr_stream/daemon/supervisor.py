@@ -15,6 +15,8 @@ import sys
 import time
 import uuid
 from collections.abc import Callable
+from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +27,12 @@ import zmq
 from .. import __version__
 from ..config import Config, run_dir
 from ..messages import MessageError, Status, decode, encode
-from ..recognition.bundle import read_metadata, resolve
+from ..recognition.bundle import ModelError, read_metadata, resolve
 from ..recognition.choice import settings
 from ..stream import topics
 from ..stream.bus import (
     DAEMON_FILE,
+    MODEL_TIMEOUT_S,
     BusError,
     DaemonInfo,
     Inlet,
@@ -45,7 +48,6 @@ from .shell import decode_request
 
 POLL_S = 0.1
 STOP_S = 1.6  # all processes together; what is not gone by then is killed
-MODEL_TIMEOUT_S = 30.0
 _OWN_GROUP: dict[str, Any] = (
     {"creationflags": 0x200}  # CREATE_NEW_PROCESS_GROUP, named on Windows alone
     if sys.platform == "win32"
@@ -64,6 +66,15 @@ class Child:
 
     def running(self) -> bool:
         return self.popen is not None and self.popen.poll() is None
+
+
+@dataclass
+class Swap:
+    """Another model that was asked for, until the worker has answered."""
+
+    model: str
+    parts: list[bytes]  #: the request; empty once it was answered
+    end_s: float  #: when it is answered that the worker still loads
 
 
 class Supervisor:
@@ -132,7 +143,7 @@ class Supervisor:
         self.poller = zmq.Poller()
         for socket in (self.inlet.socket, self.control, self.worker):
             self.poller.register(socket, zmq.POLLIN)
-        self._asking: tuple[list[bytes], str, float] | None = None
+        self._swap: Swap | None = None
         self._leave_config()
         write_daemon_file(self.dir, self.info)
         stack.callback((self.dir / DAEMON_FILE).unlink, missing_ok=True)
@@ -174,15 +185,19 @@ class Supervisor:
                 self._model_answer()
             if self.control in ready_sockets:
                 self._request()
-            if self._asking and time.monotonic() > self._asking[2]:
-                self._answer(self._asking[0], False, "the worker did not answer; see its log")
-                self._asking = None
+            if self._swap and time.monotonic() > self._swap.end_s:
+                text = f"the worker still loads {self._swap.model}; hgr status tells when it runs"
+                self._answer_swap(False, text)
 
     def _tend(self, child: Child, now_s: float) -> None:
         keeper, stage = child.keeper, child.process.stage
         if child.popen is not None and (code := child.popen.poll()) is not None:
             self._forget(child)
             keeper.exited(now_s, code)
+            if stage == "worker" and self._swap:
+                text = f"the worker ended while it loaded {self._swap.model}; {self.model} runs on"
+                self._answer_swap(False, text)
+                self._swap = None
             if keeper.state == "waiting":
                 wait_s = keeper.start_at_s - now_s
                 self.log.warning(
@@ -289,29 +304,42 @@ class Supervisor:
             case "stop":
                 self._answer(parts, True, "stopping")
                 self.stop()
-            case "model" if isinstance(request.get("model"), str) and not self._asking:
+            case "model" if self.children["worker"].keeper.state == "gave-up":
+                self._answer(parts, False, "the worker was given up; see its log")
+            case "model" if isinstance(request.get("model"), str) and not self._swap:
                 model = str(request["model"])
                 ask = msgspec.msgpack.encode({"op": "use", "model": model})
                 self.worker.send_multipart([b"", ask])
-                self._asking = (parts, model, time.monotonic() + MODEL_TIMEOUT_S)
+                self._swap = Swap(model, parts, time.monotonic() + MODEL_TIMEOUT_S)
             case "model":
                 self._answer(parts, False, "another model is being loaded; try again")
             case op:
                 self._answer(parts, False, f"unknown request {op!r}; known: ping, stop, model")
 
     def _model_answer(self) -> None:
-        reply = self.worker.recv_multipart()[-1]
-        if self._asking is None:
+        answer = msgspec.msgpack.decode(self.worker.recv_multipart()[-1])
+        if answer["ok"]:  # however late: that is what runs
+            self._keep_model(answer["model"])
+        self._answer_swap(answer["ok"], answer["text"])
+        self._swap = None
+
+    def _keep_model(self, model: str) -> None:
+        """A worker that is started again comes back with this model."""
+        try:
+            metadata = read_metadata(model)
+        except ModelError as error:
+            self.log.warning("a worker started again would load %s: %s", self.model, error)
             return
-        parts, model, _ = self._asking
-        self._asking = None
-        answer = msgspec.msgpack.decode(reply)
-        if answer["ok"]:  # a worker that is started again comes back with it
-            self.model = self.info.model = str(resolve(model))
-            self.metadata = read_metadata(Path(self.model))
-            self._leave_config()
-            write_daemon_file(self.dir, self.info)
-        self._answer(parts, answer["ok"], answer["text"])
+        self.metadata = metadata
+        self.model = self.info.model = str(resolve(model))
+        self._leave_config()
+        write_daemon_file(self.dir, self.info)
+
+    def _answer_swap(self, ok: bool, text: str) -> None:
+        """Answer whoever asked for another model, once."""
+        if self._swap and self._swap.parts:
+            self._answer(self._swap.parts, ok, text)
+            self._swap.parts, self._swap.end_s = [], inf
 
     def _answer(self, parts: list[bytes], ok: bool, text: str) -> None:
         reply = msgspec.msgpack.encode({"ok": ok, "text": text})

@@ -53,7 +53,7 @@ class WorkerShell(Shell):
             self.poller.register(socket, zmq.POLLIN)
         self.wake_socket()
         self._loader = ThreadPoolExecutor(1, "model-loader")
-        self._loading: tuple[bytes, Future[bundles.Bundle]] | None = None
+        self._loading: tuple[bytes, str, Future[bundles.Bundle]] | None = None
         self._seq = 0
         self._lag_ns = 0
         self._heard: dict[tuple[str, str], tuple[int, Window]] = {}  # hand -> when, its last
@@ -91,7 +91,7 @@ class WorkerShell(Shell):
                 self._lag_ns = time.monotonic_ns() - sent_ns
         if self.requests in ready:
             self._request()
-        if self._loading and self._loading[1].done():
+        if self._loading and self._loading[2].done():
             self._swap(*self._loading)
             self._loading = None
 
@@ -132,12 +132,12 @@ class WorkerShell(Shell):
             self._answer(who, False, str(error))
             return
         name = str(request["model"])
-        self._loading = (who, self._loader.submit(self._load, name))
+        self._loading = (who, name, self._loader.submit(self._load, name))
 
     def _load(self, name: str) -> bundles.Bundle:
         return bundles.load(bundles.resolve(name), self.threads)
 
-    def _swap(self, who: bytes, loaded: Future[bundles.Bundle]) -> None:
+    def _swap(self, who: bytes, name: str, loaded: Future[bundles.Bundle]) -> None:
         try:
             events = self.engine.swap(loaded.result())
         except Exception as error:  # whatever a foreign file did, the running model runs on
@@ -149,10 +149,11 @@ class WorkerShell(Shell):
         self.counts["models_swapped"] += 1
         self.log.info("now running %s", self._running())
         self.send_status("up", self._running())
-        self._answer(who, True, self._running())
+        self._answer(who, True, self._running(), name)
 
-    def _answer(self, who: bytes, ok: bool, text: str) -> None:
-        reply = msgspec.msgpack.encode({"ok": ok, "text": text})
+    def _answer(self, who: bytes, ok: bool, text: str, model: str = "") -> None:
+        """``model``: the file that was asked for and runs now."""
+        reply = msgspec.msgpack.encode({"ok": ok, "text": text, "model": model})
         self.requests.send_multipart([who, b"", reply], zmq.NOBLOCK)
 
     def forget_silent(self, now_ns: int) -> None:

@@ -41,6 +41,9 @@ SOCKETS: Final = {
 QUEUE: Final = 2000  # messages: some seconds of a busy stream
 IPC_LIMIT: Final = 100  # bytes in a unix socket's path, safely
 
+#: Whoever asks for another model is answered by then, be it that the worker still loads it.
+MODEL_TIMEOUT_S: Final = 60.0
+
 DAEMON_FILE: Final = "daemon.json"
 
 
