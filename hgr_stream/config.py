@@ -89,6 +89,11 @@ class Gateway(_Table):
                 "so only 127.0.0.1 and its like are allowed"
             )
 
+    @property
+    def endpoint(self) -> str:
+        """Where subscribers connect to."""
+        return f"tcp://{self.host}:{self.port}"
+
 
 class Supervisor(_Table):
     """When a process counts as dead, and how often it may be started again."""
@@ -156,10 +161,10 @@ def load(path: Path) -> Config:
 
 
 def default_run_dir(name: str = "default") -> Path:
-    """The private directory of a daemon's sockets: $HGR_RUN_DIR, the user's runtime directory, or
-    one under the temporary directory that only this user may enter."""
+    """The private directory of a daemon's sockets, one for each name: in $HGR_RUN_DIR, in the
+    user's runtime directory, or in one under the temporary directory that is this user's."""
     if given := os.environ.get(RUN_DIR_VARIABLE):
-        return Path(given)
+        return Path(given) / name
     if runtime := os.environ.get("XDG_RUNTIME_DIR"):
         return Path(runtime) / "hgr-stream" / name
     user = str(os.getuid()) if hasattr(os, "getuid") else os.environ.get("USERNAME", "user")

@@ -39,16 +39,20 @@ class Daemon:
     def __init__(self, tmp_path: Path, config: str, *, start: bool = True) -> None:
         self.port = free_port()
         self.endpoint = f"tcp://127.0.0.1:{self.port}"
-        self.run_dir = tmp_path / "run"
+        self.run_dir = tmp_path / "run" / "test"
         self.config = tmp_path / "daemon.toml"
-        head = f'name = "test"\nrun_dir = "{self.run_dir}"\n'
+        head = 'name = "test"\n'
         gateway = f"[gateway]\nport = {self.port}\n"
         self.config.write_text(head + config + ("" if "[gateway]" in config else gateway))
         if "[gateway]" in config:
             text = self.config.read_text().replace("[gateway]", gateway.strip())
             self.config.write_text(text)
         self.log = tmp_path / "daemon.log"
-        self.env = {**os.environ, "HGR_ENDPOINT": self.endpoint, "HGR_RUN_DIR": str(self.run_dir)}
+        self.env = {
+            **os.environ,
+            "HGR_ENDPOINT": self.endpoint,
+            "HGR_RUN_DIR": str(self.run_dir.parent),
+        }
         self.process: subprocess.Popen[bytes] | None = None
         self.told: dict[str, Status] = {}  # the last status
         if start:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from click.testing import CliRunner
 from hgr_drivers import registry
 
 from hgr_stream.cli import cli
-from hgr_stream.config import Config, ConfigError, convert, is_name, load, parse
+from hgr_stream.config import Config, ConfigError, convert, is_name, load, parse, run_dir
 from tests.conftest import ROOT
 
 
@@ -69,6 +71,22 @@ def test_what_is_no_name_is_none_in_the_config_and_on_the_command_line(name: str
         if name:
             done = CliRunner().invoke(cli, command)
             assert (done.exit_code, "is no name" in done.output) == (2, True)
+
+
+def test_daemons_of_different_names_have_different_directories(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HGR_RUN_DIR", str(tmp_path))
+    assert [run_dir(Config(name=name)) for name in "ab"] == [tmp_path / "a", tmp_path / "b"]
+    assert run_dir(Config(name="a", run_dir="/x")) == Path("/x")
+
+
+def test_a_daemon_is_named_once(tmp_path: Path) -> None:
+    file = tmp_path / "my.toml"
+    file.write_text("[gateway]\nport = 7000\n")
+    for command in (["stop", "--name", "a"], ["status", "--connect", "tcp://127.0.0.1:9"]):
+        done = CliRunner().invoke(cli, [*command, "--config", str(file)])
+        assert (done.exit_code, f"--config or {command[1]}, not both" in done.output) == (2, True)
 
 
 def test_a_config_that_is_not_there(tmp_path) -> None:

@@ -483,6 +483,38 @@ def test_hgr_stop(fresh: Daemon) -> None:
     assert (again.returncode, "no daemon runs" in again.stderr) == (1, True)
 
 
+def test_a_daemon_with_a_directory_of_its_own_is_found_by_its_config(
+    tmp_path: Path, model: Path
+) -> None:
+    own = tmp_path / "own"
+    running = Daemon(tmp_path, f'run_dir = "{own}"\n' + CONFIG.format(model=model))
+    file = tmp_path / "swipe.mcap"
+    with Writer(file) as writer:
+        for f in swipe_frames(1):
+            writer.write(topics.of(f), encode(f), f.time_ns, f.time_ns, f.seq)
+    by_config = ("--config", str(running.config))
+    del running.env["HGR_ENDPOINT"]
+    try:
+        for command in (["stop"], ["model", "use", str(model)], ["replay", str(file)]):
+            lost = running.hgr(*command, "--name", "test")
+            assert (lost.returncode, "no daemon runs in" in lost.stderr) == (1, True)
+            assert "--config FILE" in lost.stderr
+        replayed = running.hgr("replay", str(file), "--speed", "max", *by_config)
+        assert replayed.returncode == 0, replayed.stderr
+        assert running.hgr("model", "use", str(model), *by_config).returncode == 0
+
+        def counted() -> int:
+            stages = json.loads(running.hgr("status", "--json", *by_config).stdout)
+            return int(stages["segmenter"]["counts"]["frames"])
+
+        wait_until(lambda: counted() > len(swipe_frames(1)), 10, "the replayed frames")
+        stopped = running.hgr("stop", *by_config)
+        assert (stopped.returncode, stopped.stdout) == (0, "stopped\n"), stopped.stderr
+        assert not (own / "daemon.json").exists()
+    finally:
+        running.stop()
+
+
 @pytest.mark.parametrize("stage", ["worker", "segmenter", "gateway", "driver.idle"])
 def test_a_killed_stage_comes_back(daemon: Daemon, stage: str) -> None:
     works(daemon, f"before-{stage}")
@@ -549,7 +581,7 @@ def test_a_second_daemon_is_told_who_is_in_the_way(daemon: Daemon, tmp_path: Pat
     same_name = daemon.hgr("run", str(daemon.config))
     assert same_name.returncode == 1
     assert "runs already" in same_name.stderr
-    text = daemon.config.read_text().replace(str(daemon.run_dir), str(tmp_path / "r"))
+    text = daemon.config.read_text().replace('name = "test"', 'name = "other"')
     other = tmp_path / "other.toml"
     other.write_text(text)
     same_port = daemon.hgr("run", str(other))

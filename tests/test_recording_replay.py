@@ -296,7 +296,7 @@ def test_what_is_replayed_is_what_is_recorded(
     source = swipe_frames(1, device="leap")
     file = save(tmp_path / "source.mcap", source)
     recording = Recording(daemon, tmp_path / "out.mcap")
-    replayed = daemon.hgr("replay", str(file), *arguments)
+    replayed = daemon.hgr("replay", str(file), *arguments, "--name", "test")
     assert replayed.returncode == 0, replayed.stderr
     assert "640 frames replayed" in replayed.stderr
     time.sleep(0.3)
@@ -342,7 +342,7 @@ def test_sigterm_closes_a_recording_and_sigkill_leaves_it_readable(
 def test_step_gives_a_frame_for_each_line(daemon: Daemon, tmp_path: Path) -> None:
     file = save(tmp_path / "a.mcap", bare(10))
     done = subprocess.run(
-        [*HGR, "replay", str(file), "--step", "--device", "stepped"],
+        [*HGR, "replay", str(file), "--step", "--device", "stepped", "--name", "test"],
         env=daemon.env,
         input="\n\n\n",
         capture_output=True,
@@ -358,7 +358,7 @@ def test_step_gives_a_frame_for_each_line(daemon: Daemon, tmp_path: Path) -> Non
 def test_ctrl_c_ends_a_looped_replay(daemon: Daemon, tmp_path: Path) -> None:
     file = save(tmp_path / "a.mcap", bare(10))
     process = subprocess.Popen(
-        [*HGR, "replay", str(file), "--loop", "--device", "looped"],
+        [*HGR, "replay", str(file), "--loop", "--device", "looped", "--name", "test"],
         env=daemon.env,
         stderr=subprocess.PIPE,
         text=True,

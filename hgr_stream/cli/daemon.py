@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, TypeVar
 
 import click
 import msgspec
 
 from ..client import ClientError, request, request_endpoint
-from ..config import Config, default_endpoint, default_run_dir, is_name, load
+from ..config import Config, default_endpoint, default_run_dir, is_name, load, run_dir
 from ..messages import Status, decode
-from ..stream.bus import DaemonInfo, read_daemon_file
+from ..stream.bus import BusError, read_daemon_file
 
-
-def find_daemon(name: str) -> DaemonInfo:
-    """The daemon of that name; raises BusError with the cure."""
-    return read_daemon_file(default_run_dir(name))
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 def checked_name(_: click.Context, __: click.Parameter, name: str) -> str:
@@ -28,16 +26,72 @@ def checked_name(_: click.Context, __: click.Parameter, name: str) -> str:
     return name
 
 
-name_option = click.option(
-    "--name", default="default", show_default=True, callback=checked_name,
-    help="Of the daemon, as in its config.",
-)  # fmt: skip
-connect_option = click.option(
-    "--connect",
-    metavar="ENDPOINT",
-    default=None,
-    help="The gateway's public socket. [default: $HGR_ENDPOINT or tcp://127.0.0.1:6450]",
+# -- which daemon: commands that ask its gateway take --connect, those that ask the supervisor or
+# feed frames --name; both take its config instead, which tells either.
+
+_CONFIG: Final = f"{__name__}.config"
+
+
+def _loaded(context: click.Context, _: click.Parameter, path: Path | None) -> None:
+    context.meta[_CONFIG] = None if path is None else load(path)
+
+
+def _given_config(
+    context: click.Context, parameter: click.Parameter, other: str | None
+) -> Config | None:
+    """The config that was given instead of the option ``other``, if one was."""
+    config: Config | None = context.meta[_CONFIG]
+    if config is not None and other:
+        raise click.UsageError(f"give --config or {parameter.opts[0]}, not both: it tells that too")
+    return config
+
+
+def _run_dir(context: click.Context, parameter: click.Parameter, name: str) -> Path:
+    config = _given_config(context, parameter, checked_name(context, parameter, name))
+    return default_run_dir(name or Config().name) if config is None else run_dir(config)
+
+
+def _endpoint(
+    context: click.Context, parameter: click.Parameter, endpoint: str | None
+) -> str | None:
+    config = _given_config(context, parameter, endpoint)
+    return endpoint if config is None else config.gateway.endpoint
+
+
+_config_option = click.option(
+    "--config",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    is_eager=True,  # before the options that it stands for
+    expose_value=False,
+    callback=_loaded,
+    help="The daemon's config, which says where it is.",
 )
+
+
+def daemon_option(command: F) -> F:
+    """``--name`` and ``--config`` of the daemon to ask, as one argument: its run directory."""
+    name = click.option(
+        "--name",
+        "daemon",
+        default="",
+        callback=_run_dir,
+        help="Of the daemon, as in its config.  [default: default]",
+    )
+    return name(_config_option(command))
+
+
+def connect_option(command: F) -> F:
+    """``--connect`` and ``--config`` of the gateway, as one argument: its public socket, or None
+    for the default."""
+    connect = click.option(
+        "--connect",
+        metavar="ENDPOINT",
+        default=None,
+        callback=_endpoint,
+        help="The gateway's public socket. [default: $HGR_ENDPOINT or tcp://127.0.0.1:6450]",
+    )
+    return connect(_config_option(command))
 
 
 @click.command(
@@ -142,29 +196,29 @@ def status(connect: str | None, as_json: bool) -> None:
         raise SystemExit(1)
 
 
-def control(name: str, message: dict[str, Any], timeout_s: float) -> str:
-    """Ask the supervisor; its answer, or ClickException with what it said."""
-    daemon = find_daemon(name)
-    reply = msgspec.msgpack.decode(request(daemon.sockets["control"], message, timeout_s))
+def control(daemon: Path, message: dict[str, Any], timeout_s: float) -> str:
+    """Ask the supervisor of a run directory; its answer, or ClickException with what it said."""
+    socket = read_daemon_file(daemon).sockets["control"]
+    reply = msgspec.msgpack.decode(request(socket, message, timeout_s))
     if not reply["ok"]:
         raise click.ClickException(reply["text"])
     text: str = reply["text"]
     return text
 
 
-@click.command(epilog="\b\nExample:\n  hgr stop\n")
-@name_option
-def stop(name: str) -> None:
+@click.command(epilog="\b\nExamples:\n  hgr stop\n  hgr stop --config my.toml\n")
+@daemon_option
+def stop(daemon: Path) -> None:
     """Stop the running daemon, cleanly."""
-    daemon = find_daemon(name)
-    control(name, {"op": "stop"}, 2.0)
+    pid = read_daemon_file(daemon).pid
+    control(daemon, {"op": "stop"}, 2.0)
     deadline_s = time.monotonic() + 5.0
     while time.monotonic() < deadline_s:
         try:
-            if find_daemon(name).pid != daemon.pid:
+            if read_daemon_file(daemon).pid != pid:
                 return
-        except RuntimeError:
+        except BusError:
             click.echo("stopped")
             return
         time.sleep(0.05)
-    raise click.ClickException(f"the daemon (process {daemon.pid}) is still stopping")
+    raise click.ClickException(f"the daemon (process {pid}) is still stopping")

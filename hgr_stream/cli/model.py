@@ -12,7 +12,7 @@ import click
 import msgspec
 
 from ..stream.bus import MODEL_TIMEOUT_S
-from .daemon import control, name_option
+from .daemon import control, daemon_option
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -40,8 +40,8 @@ def model_command() -> None:
     "use", epilog="\b\nExamples:\n  hgr model use my-model.pt\n  hgr model use leap\n"
 )
 @click.argument("model")
-@name_option
-def model_use(model: str, name: str) -> None:
+@daemon_option
+def model_use(model: str, daemon: Path) -> None:
     """Swap the running daemon's model, without a restart.
 
     MODEL is a file or a shipped model's name. One that does not fit the running stream is
@@ -49,7 +49,7 @@ def model_use(model: str, name: str) -> None:
     """
     path, _ = _metadata(model)
     timeout_s = MODEL_TIMEOUT_S + 2.0  # the supervisor's own answer comes first
-    click.echo(control(name, {"op": "model", "model": str(path.resolve())}, timeout_s))
+    click.echo(control(daemon, {"op": "model", "model": str(path.resolve())}, timeout_s))
 
 
 @model_command.command("list", epilog="\b\nExample:\n  hgr model list\n")

@@ -15,12 +15,11 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
-from ..config import default_run_dir
 from ..datasets.convert import SOURCES
 from ..recording import RecordingError, Writer
 from ..recording_info import DeviceInfo, Info
 from ..stream.clock import wall_offset_ns
-from .daemon import checked_name, connect_option, name_option
+from .daemon import checked_name, connect_option, daemon_option
 
 if TYPE_CHECKING:
     from ..client import Stream
@@ -173,9 +172,9 @@ Examples:
 @click.option(
     "--device", default="", callback=checked_name, help="Another name than the recorded one."
 )
-@name_option
+@daemon_option
 def replay(
-    file: Path, speed: str, start: float, step: bool, loop: bool, device: str, name: str
+    file: Path, speed: str, start: float, step: bool, loop: bool, device: str, daemon: Path
 ) -> None:
     """Replay FILE as a device on the running stream, in the recording's own timing.
 
@@ -224,7 +223,7 @@ def replay(
         raise click.ClickException(str(error)) from None
     began_s = time.monotonic()
     try:
-        code = run(driver, device or "replay", default_run_dir(name))
+        code = run(driver, device or "replay", daemon)
     finally:
         progress.close()
     took_s = time.monotonic() - began_s

@@ -126,7 +126,7 @@ class Supervisor:
             pid=os.getpid(),
             name=self.config.name,
             version=__version__,
-            public=f"tcp://{gateway.host}:{gateway.port}",
+            public=gateway.endpoint,
             sockets=private_sockets(self.dir),
             devices=list(self.config.devices),
             model=self.model,

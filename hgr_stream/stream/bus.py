@@ -95,7 +95,10 @@ def read_daemon_file(run_dir: Path) -> DaemonInfo:
     try:
         return msgspec.json.decode((run_dir / DAEMON_FILE).read_bytes(), type=DaemonInfo)
     except FileNotFoundError:
-        raise BusError(f"no daemon runs in {run_dir}; start one with: hgr run") from None
+        raise BusError(
+            f"no daemon runs in {run_dir}; start one with: hgr run "
+            "(one that has a name or a run_dir is found by --config FILE)"
+        ) from None
     except (OSError, msgspec.MsgspecError, json.JSONDecodeError) as error:
         raise BusError(f"{run_dir / DAEMON_FILE} cannot be read: {error}") from None
 

@@ -209,9 +209,8 @@ class Daemon:
     def __enter__(self) -> Daemon:
         with contextlib.ExitStack() as stack:
             self.dir = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hgr-bench-")))
-            self.run_dir = self.dir / "run"
             config = self.dir / "bench.toml"
-            config.write_text(toml({**self._config, "run_dir": str(self.run_dir)}))
+            config.write_text(toml(self._config))
             self.log = self.dir / "log.txt"
             with self.log.open("wb") as log:
                 self.popen = subprocess.Popen(
@@ -219,6 +218,7 @@ class Daemon:
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
+                    env=self.environment(),
                 )
             stack.callback(self._stop)
             self._wait_until_up()
@@ -251,8 +251,8 @@ class Daemon:
             self.popen.wait()
 
     def environment(self) -> dict[str, str]:
-        """In which ``hgr replay`` and the like find this daemon."""
-        return {**os.environ, "HGR_RUN_DIR": str(self.run_dir), "HGR_ENDPOINT": self.endpoint}
+        """In which it runs, and ``hgr replay`` and the like find it."""
+        return {**os.environ, "HGR_RUN_DIR": str(self.dir), "HGR_ENDPOINT": self.endpoint}
 
     def processes(self) -> dict[str, psutil.Process]:
         """Every process of it, by stage; the supervisor is ``hgr run`` itself."""
