@@ -17,6 +17,7 @@ import click
 from .. import __version__
 from ..client import ClientError, ping
 from ..config import DEFAULT_PORT, default_endpoint, default_run_dir
+from ..stream.bus import BusError, make_run_dir
 
 if TYPE_CHECKING:
     from hgr_drivers.base import Driver
@@ -134,12 +135,10 @@ def _models() -> Finding:
 def _run_dir() -> Finding:
     path = default_run_dir()
     try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        probe = path / ".probe"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        return Finding("run directory", str(error), False, "set HGR_RUN_DIR to a writable one")
+        make_run_dir(path)
+    except BusError as error:
+        state, _, cure = str(error).partition("; ")
+        return Finding("run directory", state, False, cure)
     return Finding("run directory", str(path), True)
 
 

@@ -38,6 +38,7 @@ from ..stream.bus import (
     Inlet,
     Outlet,
     bind,
+    make_run_dir,
     private_sockets,
     write_daemon_file,
 )
@@ -97,8 +98,7 @@ class Supervisor:
 
     def run(self, ready: Callable[[], None] = lambda: None) -> int:
         """Until stopped. ``ready`` is called once, when every process is up."""
-        self.dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        os.chmod(self.dir, 0o700)
+        make_run_dir(self.dir)
         lock = filelock.FileLock(self.dir / "lock")
         try:
             lock.acquire(timeout=0)

@@ -19,6 +19,7 @@ import contextlib
 import json
 import os
 import socket
+import stat
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -27,7 +28,7 @@ from typing import Final
 import msgspec
 import zmq
 
-from ..config import has_ipc
+from ..config import RUN_DIR_VARIABLE, has_ipc
 
 #: The private sockets, by who binds them.
 SOCKETS: Final = {
@@ -62,6 +63,44 @@ class DaemonInfo(msgspec.Struct):
     devices: list[str]
     model: str
     started_wall_ns: int
+
+
+def make_run_dir(run_dir: Path) -> None:
+    """Make the directory that only this user can enter, and its parent where that is missing.
+
+    Its path is known to everybody, and a temporary directory is everybody's: raises BusError with
+    the cure where somebody else was there first, or could exchange it later.
+    """
+    parent = run_dir.parent
+    try:
+        parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _refuse_strangers(parent, also=0)
+        # In a sticky directory, as /tmp is, others cannot exchange what is ours.
+        mode = parent.lstat().st_mode
+        if hasattr(os, "getuid") and mode & 0o022 and not mode & stat.S_ISVTX:
+            raise BusError(_unsafe(parent, "can be written by others", f"chmod go-w {parent}"))
+        run_dir.mkdir(mode=0o700, exist_ok=True)
+        _refuse_strangers(run_dir)
+        run_dir.chmod(0o700)
+    except OSError as error:
+        fault = f"cannot be made ({error.strerror or error})"
+        raise BusError(_unsafe(run_dir, fault, "see to that")) from None
+
+
+def _refuse_strangers(path: Path, *, also: int | None = None) -> None:
+    """Nothing but a directory of this user's, or of the user number ``also``. Windows keeps users
+    apart by itself."""
+    if hasattr(os, "getuid"):
+        found = path.lstat()
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid not in (os.getuid(), also):
+            raise BusError(_unsafe(path, "is a link or another user's", "remove it"))
+
+
+def _unsafe(path: Path, fault: str, cure: str) -> str:
+    return (
+        f"private sockets cannot live in {path}: it {fault}; {cure}, or name another directory "
+        f"by run_dir in the config or {RUN_DIR_VARIABLE}"
+    )
 
 
 def private_sockets(run_dir: Path) -> dict[str, str]:
