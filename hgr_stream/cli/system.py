@@ -8,11 +8,12 @@ import platform
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
+from packaging.requirements import Requirement
 
 from .. import __version__
 from ..client import ClientError, ping
@@ -102,18 +103,62 @@ class Finding:
     needed: bool = True  #: without it nothing works; otherwise only its feature is missing
 
 
-def _package(name: str, extra: str | None) -> Finding:
+#: What each extra is for. Those without a line only bundle others, or serve development.
+EXTRAS: Final = {
+    "inference": "models run",
+    "leap": "Ultraleap by WebSocket",
+    "headset": "headsets that send JSON",
+    "quest": "Hand Tracking Streamer",
+    "rokoko": "Rokoko's compression",
+    "natnet": "OptiTrack",
+    "lsl": "Lab Streaming Layer",
+    "camera": "webcams, videos",
+    "realsense": "RealSense",
+    "orbbec": "Orbbec",
+    "train": "training, pictures",
+}
+#: What is lost without a package that its extra can do without.
+WITHOUT: Final = {"numba": "a model's step takes several times as long without it"}
+_PROJECT: Final = "hgr-stream"
+
+
+def _packages() -> list[Finding]:
+    """What the installed project asks for in its metadata: its own packages, then each extra's."""
     try:
-        return Finding(name, importlib.metadata.version(name), True)
+        lines = importlib.metadata.requires(_PROJECT) or []
+        extras = importlib.metadata.metadata(_PROJECT).get_all("Provides-Extra") or []
     except importlib.metadata.PackageNotFoundError:
-        what = f"hgr-stream[{extra}]" if extra else "hgr-stream"
-        return Finding(
-            f"{name}" + (f" ({extra})" if extra else ""),
-            "not installed",
-            False,
-            f"pip install '{what}'",
-            needed=extra is None,
-        )
+        return [Finding("packages", "hgr-stream itself is not installed", False, "pip install .")]
+    asked = [Requirement(line) for line in lines]
+    own = [r for r in asked if r.marker is None or r.marker.evaluate({"extra": ""})]
+    findings = [_versions("packages", own, _PROJECT)]
+    for extra in filter(EXTRAS.__contains__, extras):
+        its = [
+            r for r in asked if r not in own and r.marker and r.marker.evaluate({"extra": extra})
+        ]
+        found = _versions(f"{extra}: {EXTRAS[extra]}", its, f"{_PROJECT}[{extra}]")
+        found.needed = False
+        findings.append(found)
+    return findings
+
+
+def _versions(what: str, wanted: Iterable[Requirement], install: str) -> Finding:
+    told, ok = [], True
+    for requirement in wanted:
+        name = requirement.name
+        try:
+            version = importlib.metadata.version(name)
+            fits = requirement.specifier.contains(version, prereleases=True)
+            state = (
+                f"{name} {version}" if fits else f"{name} {version}, not {requirement.specifier}"
+            )
+        except importlib.metadata.PackageNotFoundError:
+            fits, state = False, f"{name} not installed"
+        if not fits and name in WITHOUT:
+            state += f" ({WITHOUT[name]})"
+        told.append(state)
+        ok &= fits
+    return Finding(what, "; ".join(told), ok, "" if ok else f"pip install '{install}'")
 
 
 def _python() -> Finding:
@@ -176,29 +221,6 @@ def _realsense() -> list[Finding]:
     ]
 
 
-#: What is looked at, in this order.
-CHECKS: tuple[Callable[[], Finding], ...] = (
-    _python,
-    *(
-        lambda name=name, extra=extra: _package(name, extra)
-        for name, extra in (
-            ("numpy", None),
-            ("pyzmq", None),
-            ("msgspec", None),
-            ("mcap", None),
-            ("torch", "inference"),
-            ("websockets", "leap"),
-            ("scipy", "train"),
-            ("matplotlib", "train"),
-            ("tensorboard", "train"),
-        )
-    ),
-    _models,
-    _run_dir,
-    _daemon,
-)
-
-
 @click.command(epilog="\b\nExamples:\n  hgr doctor\n  hgr doctor --json\n")
 @click.option("--json", "as_json", is_flag=True, help="A list of findings.")
 def doctor(as_json: bool) -> None:
@@ -208,14 +230,21 @@ def doctor(as_json: bool) -> None:
     """
     findings = [
         Finding("hgr-stream", __version__, True),
-        *(check() for check in CHECKS),
+        _python(),
+        *_packages(),
+        _models(),
+        _run_dir(),
+        _daemon(),
         *_realsense(),
     ]
     if as_json:
         click.echo(json.dumps([asdict(f) for f in findings]))
     else:
+        width = max(len(f.what) for f in findings)
         for f in findings:
             mark = "ok  " if f.ok else "MISS" if f.needed else "-   "
-            click.echo(f"{mark}  {f.what:24} {f.state}" + (f"   -> {f.cure}" if f.cure else ""))
+            click.echo(
+                f"{mark}  {f.what:{width}} {f.state}" + (f"   -> {f.cure}" if f.cure else "")
+            )
     if any(f.needed and not f.ok for f in findings):
         raise SystemExit(1)
