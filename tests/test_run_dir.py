@@ -47,8 +47,16 @@ def test_a_temporary_directory_is_good_enough_as_parent(tmp_path: Path) -> None:
     assert mode(tmp_path) == 0o1777
 
 
+def test_ones_own_group_is_nobody_else(tmp_path: Path) -> None:
+    os.chown(tmp_path, -1, os.getgid())
+    tmp_path.chmod(0o775)
+    make_run_dir(tmp_path / "a")
+
+
+@as_root
 @pytest.mark.parametrize("bits", [0o777, 0o770, 0o775])
 def test_a_parent_that_others_can_write_is_refused(tmp_path: Path, bits: int) -> None:
+    os.chown(tmp_path, -1, NOBODY)
     tmp_path.chmod(bits)
     with pytest.raises(BusError, match=f"written by others; chmod go-w {tmp_path}, or name"):
         make_run_dir(tmp_path / "a")

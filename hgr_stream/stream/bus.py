@@ -75,9 +75,11 @@ def make_run_dir(run_dir: Path) -> None:
     try:
         parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         _refuse_strangers(parent, also=0)
-        # In a sticky directory, as /tmp is, others cannot exchange what is ours.
-        mode = parent.lstat().st_mode
-        if hasattr(os, "getuid") and mode & 0o022 and not mode & stat.S_ISVTX:
+        # In a sticky directory, as /tmp is, others cannot exchange what is ours. Where each user
+        # has a group of their own, directories are writable by it.
+        found = parent.lstat()
+        shared = 0o002 if hasattr(os, "getgid") and found.st_gid == os.getgid() else 0o022
+        if hasattr(os, "getuid") and found.st_mode & shared and not found.st_mode & stat.S_ISVTX:
             raise BusError(_unsafe(parent, "can be written by others", f"chmod go-w {parent}"))
         run_dir.mkdir(mode=0o700, exist_ok=True)
         _refuse_strangers(run_dir)
