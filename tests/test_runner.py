@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from hgr_drivers.base import HandSample, Performed, Sample
+from hgr_drivers.registry import load
 from hgr_drivers.runner import Backoff, IdleThinner, Stamper
 
+from hgr_stream.config import Config
+from hgr_stream.daemon.main import CONFIG_FILE
+from hgr_stream.daemon.processes import EXIT_FATAL
+from hgr_stream.stream.bus import DaemonInfo, private_sockets, write_daemon_file
 from tests.daemon_process import Daemon, wait_until
 from tests.hands import MS, frame, hand_joints
 from tests.models import save_palm_model
@@ -142,3 +152,51 @@ def test_a_driver_that_fails_in_every_way_is_reopened_and_told_of(
     assert status.counts["frames"] + status.counts["idle_not_sent"] == 40
     assert status.counts["reconnects"] == 4
     assert status.counts["silent"] == 1
+
+
+def runner(
+    tmp_path: Path, driver: str, options: dict[str, object], *, without: Sequence[str]
+) -> tuple[int, list[str]]:
+    """A driver's process where some packages are missing: its exit code, and what it logs."""
+    run_dir, absent = tmp_path / "run", tmp_path / "absent"
+    for folder in (run_dir, absent):
+        folder.mkdir()
+    for name in without:
+        (absent / f"{name}.py").write_text(f"raise ImportError('No module named {name}')\n")
+    config = Config(devices={"mine": {"driver": driver, **options}})
+    (run_dir / CONFIG_FILE).write_bytes(msgspec.json.encode(config))
+    sockets = private_sockets(run_dir)
+    write_daemon_file(run_dir, DaemonInfo(1, "test", "0", "", sockets, ["mine"], "", 0))
+    paths = [str(absent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "hgr_drivers.runner", "mine", "--run-dir", str(run_dir)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+        stdin=subprocess.PIPE,  # open: the supervisor lives
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stderr is not None
+        return process.wait(30), process.stderr.read().splitlines()
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "cure"),
+    [
+        ("leap", {}, "pip install 'hgr-stream[leap]'"),
+        ("quest", {}, "pip install 'hgr-stream[quest]'"),
+        ("manus", {"fingers": ["thumb"] * 5}, "write fingers = "),
+    ],
+)
+def test_a_driver_that_cannot_run_here_ends_with_one_line_and_the_cure(
+    tmp_path: Path, name: str, options: dict[str, object], cure: str
+) -> None:
+    """Whether it finds that out when it opens, or when it is made."""
+    code, lines = runner(tmp_path, name, options, without=load(name).packages)
+    assert code == EXIT_FATAL
+    assert len(lines) == 1, lines
+    assert "driver.mine: " in lines[0]
+    assert cure in lines[0]
