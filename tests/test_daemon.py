@@ -577,6 +577,31 @@ def test_orphans_do_not_live_on(fresh: Daemon) -> None:
     works(fresh, "reborn")
 
 
+def test_why_a_stage_was_given_up_is_told_to_those_who_come_later_too(
+    tmp_path: Path, model: Path
+) -> None:
+    config = CONFIG.format(model=model).replace("hand_present = false", 'gestures = ["WAVE"]')
+    daemon = Daemon(tmp_path, config, start=False)
+
+    def told() -> bool:
+        row = daemon.status().get("driver.idle")
+        return row is not None and row.state == "gave-up" and "unknown gesture" in row.message
+
+    with daemon.log.open("wb") as log:
+        daemon.process = subprocess.Popen(
+            [*HGR, "run", str(daemon.config)], stdout=log, stderr=log, env=daemon.env
+        )
+    try:
+        wait_until(told, 40, "the reason in the status")
+        gateway = daemon.pid("gateway")
+        os.kill(gateway, signal.SIGKILL)
+        wait_until(lambda: daemon.pid("gateway") != gateway, 20, "the new gateway")
+        wait_until(told, 10, "the reason in the new gateway's status")
+        assert daemon.text().count("gave it up") == 1
+    finally:
+        daemon.stop()
+
+
 def test_a_second_daemon_is_told_who_is_in_the_way(daemon: Daemon, tmp_path: Path) -> None:
     same_name = daemon.hgr("run", str(daemon.config))
     assert same_name.returncode == 1

@@ -44,7 +44,7 @@ from ..stream.bus import (
 )
 from .keeper import Keeper
 from .main import CONFIG_FILE
-from .processes import Process, processes
+from .processes import EXIT_FATAL, Process, processes
 from .shell import decode_request
 
 POLL_S = 0.1
@@ -179,8 +179,7 @@ class Supervisor:
                 told = True
                 ready()
             ready_sockets = dict(self.poller.poll(round(POLL_S * 1000)))
-            for data in self.inlet.drain():
-                self._status(data)
+            self._hear()
             if self.worker in ready_sockets:
                 self._model_answer()
             if self.control in ready_sockets:
@@ -192,6 +191,7 @@ class Supervisor:
     def _tend(self, child: Child, now_s: float) -> None:
         keeper, stage = child.keeper, child.process.stage
         if child.popen is not None and (code := child.popen.poll()) is not None:
+            keeper.reason = keeper.reason or self._last_words(child, code)
             self._forget(child)
             keeper.exited(now_s, code)
             if stage == "worker" and self._swap:
@@ -237,11 +237,24 @@ class Supervisor:
             return True
         return all(self.children[stage].keeper.state == "up" for stage in child.process.after)
 
+    def _last_words(self, child: Child, code: int) -> str:
+        """Why a stage ended that starting again cannot help; empty if it did not say."""
+        self._hear()
+        status = child.status
+        if code != EXIT_FATAL or status is None or child.popen is None:
+            return ""
+        ended = status.pid == child.popen.pid and status.state in ("degraded", "stopped")
+        return status.message if ended else ""
+
     def _forget(self, child: Child) -> None:
         if child.popen is not None and child.popen.stdin is not None:
             with contextlib.suppress(OSError):
                 child.popen.stdin.close()
         child.popen = None
+
+    def _hear(self) -> None:
+        for data in self.inlet.drain():
+            self._status(data)
 
     def _status(self, data: bytes) -> None:
         try:
@@ -288,6 +301,9 @@ class Supervisor:
             message=f"model {self.metadata.name}",
         )
         self.outlet.tell(topics.of(status), encode(status))
+        for child in self.children.values():
+            if child.keeper.state == "gave-up":  # it says nothing more, and a gateway may be new
+                self._tell(child, "gave-up", child.keeper.reason)
 
     # -- requests -------------------------------------------------------------------------------
 

@@ -40,7 +40,12 @@ class WorkerShell(Shell):
         super().__init__("worker", run_dir)
         self.send_status("starting", f"loading model {model}")
         self.threads = threads
-        self.engine = Engine(bundles.load(bundles.resolve(model), threads), asked=asked)
+        try:
+            self.engine = Engine(bundles.load(bundles.resolve(model), threads), asked=asked)
+        except bundles.ModelError as error:
+            self.send_status("degraded", error_line(error))
+            self.close()
+            raise
         # What is loaded now stays: the collector need not walk through it while hands move.
         gc.collect()
         gc.freeze()
