@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 DEVICE = "synthetic"
 #: Overlap rule: an event belongs to the performed gesture of its label that it overlaps.
 SETTLE_S = 1.0
-START_S = 60.0
+#: By then the first gesture must have been performed, the daemon's start included.
+START_S = 90.0
 
 CONFIG = """\
 name = "demo"
@@ -130,6 +131,14 @@ def free_port() -> int:
                     return port
 
 
+class DemoError(Exception):
+    """The performance cannot go on; ``logged``: the daemon's log tells why."""
+
+    def __init__(self, message: str, *, logged: bool = True) -> None:
+        super().__init__(message)
+        self.logged = logged
+
+
 @contextlib.contextmanager
 def daemon(config: Path, log: Path) -> Iterator[subprocess.Popen[bytes]]:
     """``hgr run`` in a process of its own, ended at the end."""
@@ -199,20 +208,22 @@ def demo(
         log = base / "daemon.log"
         score = Score()
         # Subscribed before the daemon starts: nothing is missed.
-        with (
-            Stream([""], f"tcp://127.0.0.1:{port}", idle_s=0.02) as stream,
-            daemon(base / "demo.toml", log) as process,
-        ):
-            ended = watch(stream, process, score, quiet=as_json)
-        if not ended:
-            click.echo(log.read_text(), err=True, nl=False)
-            raise click.ClickException("the daemon ended before the performance did (see above)")
+        try:
+            with (
+                Stream([""], f"tcp://127.0.0.1:{port}", idle_s=0.02) as stream,
+                daemon(base / "demo.toml", log) as process,
+            ):
+                watch(stream, process, score, quiet=as_json)
+        except DemoError as error:
+            if error.logged:
+                click.echo(log.read_text(), err=True, nl=False)
+            raise click.ClickException(str(error)) from None
     report(score, as_json)
     raise SystemExit(0 if score.passed() else 1)
 
 
-def watch(stream: Stream, process: subprocess.Popen[bytes], score: Score, *, quiet: bool) -> bool:
-    """Until the performance is over and what it brought has come; False if the daemon died."""
+def watch(stream: Stream, process: subprocess.Popen[bytes], score: Score, *, quiet: bool) -> None:
+    """Until the performance is over and what it brought has come; raises DemoError."""
     display = Silent() if quiet else Live() if sys.stdout.isatty() else Lines()
     deadline_s = time.monotonic() + START_S
     over_s: float | None = None
@@ -223,16 +234,23 @@ def watch(stream: Stream, process: subprocess.Popen[bytes], score: Score, *, qui
                 message = _message(received)
                 score.take(message, time.monotonic_ns())
                 score.lost = stream.lost
+                if isinstance(message, Status) and message.state == "gave-up":
+                    # One that was started again and again has told its reason in the log alone.
+                    raise DemoError(
+                        f"{message.stage}: {message.message}",
+                        logged=bool(message.counts.get("restarts")),
+                    )
                 display.take(message, score)
                 driver = score.stages.get(f"driver.{DEVICE}")
                 if over_s is None and driver is not None and driver.state == "stopped":
                     over_s = now_s
             display.refresh(score, now_s)
             if over_s is not None and now_s - over_s > SETTLE_S:
-                return True
-            if process.poll() is not None or (not score.stages and now_s > deadline_s):
-                return False
-    return False
+                return
+            if process.poll() is not None:
+                raise DemoError("the daemon ended before the performance did (see above)")
+            if not score.performed and over_s is None and now_s > deadline_s:
+                raise DemoError(f"no gesture was performed within {START_S:g} s (see above)")
 
 
 def _message(received: Received) -> object:

@@ -1,0 +1,57 @@
+"""``hgr demo`` where it cannot go on: with one line, and soon."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from hgr_stream.cli import demo
+from hgr_stream.client import Stream
+from hgr_stream.messages import Status
+from tests.daemon_process import HGR
+
+DEMO = [*HGR, "demo", "--gestures", "LEFT", "--json"]
+
+
+def test_without_torch_it_ends_with_one_line_and_the_cure(tmp_path: Path) -> None:
+    (tmp_path / "torch.py").write_text("raise ImportError('no torch here')\n")
+    paths = [str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])]
+    done = subprocess.run(
+        DEMO, env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "TMPDIR": str(tmp_path)},
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr.splitlines() == [
+        "Error: worker: leap.pt needs torch to run: pip install 'hgr-stream[inference]'"
+    ]
+
+
+@pytest.fixture
+def sleeper() -> Iterator[subprocess.Popen[bytes]]:
+    """A daemon that lives and does nothing."""
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    yield process
+    process.kill()
+    process.wait()
+
+
+def test_stages_that_are_heard_while_nothing_is_performed_are_not_waited_for_for_ever(
+    sleeper: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(demo, "START_S", 0.3)
+    score = demo.Score()
+    score.take(Status("supervisor", "b", "starting", 0, 0), 0)
+    began_s = time.monotonic()
+    with (
+        Stream([""], f"tcp://127.0.0.1:{demo.free_port()}", idle_s=0.02) as stream,
+        pytest.raises(demo.DemoError, match=r"no gesture was performed within 0\.3 s"),
+    ):
+        demo.watch(stream, sleeper, score, quiet=True)
+    assert time.monotonic() - began_s < 5
