@@ -1,20 +1,22 @@
-"""``hgr demo`` where it cannot go on: with one line, and soon."""
+"""``hgr demo`` where it cannot go on, and where it is ended: with one line, and nothing left."""
 
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from hgr_stream.cli import demo
 from hgr_stream.client import Stream
 from hgr_stream.messages import Status
-from tests.daemon_process import HGR
+from tests.daemon_process import HGR, wait_until
 
 DEMO = [*HGR, "demo", "--gestures", "LEFT", "--json"]
 
@@ -55,3 +57,31 @@ def test_stages_that_are_heard_while_nothing_is_performed_are_not_waited_for_for
     ):
         demo.watch(stream, sleeper, score, quiet=True)
     assert time.monotonic() - began_s < 5
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has no such signals")
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGINT"])
+def test_a_signal_ends_it_with_its_daemon(tmp_path: Path, name: str) -> None:
+    process = subprocess.Popen(
+        DEMO, env={**os.environ, "TMPDIR": str(tmp_path)},
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    own = psutil.Process(process.pid)
+    all_of_them: list[psutil.Process] = []
+
+    def running() -> bool:
+        all_of_them[:] = own.children(recursive=True)
+        return len(all_of_them) >= 4  # the daemon, its gateway, worker and segmenter
+
+    try:
+        wait_until(running, 40, "the start of the daemon")
+        process.send_signal(getattr(signal, name))
+        assert process.wait(10) == 130  # as after Ctrl-C
+        _, alive = psutil.wait_procs(all_of_them, 5)
+        assert not alive
+        assert not list(tmp_path.glob("hgr-demo-*"))
+    finally:
+        for left in [own, *all_of_them]:
+            if left.is_running():
+                left.kill()
+        process.wait()

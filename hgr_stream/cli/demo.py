@@ -30,6 +30,8 @@ DEVICE = "synthetic"
 SETTLE_S = 1.0
 #: By then the first gesture must have been performed, the daemon's start included.
 START_S = 90.0
+#: What ends the demo as Ctrl-C does: `kill`, and a terminal that is closed (not on Windows).
+ENDINGS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 CONFIG = """\
 name = "demo"
@@ -140,6 +142,20 @@ class DemoError(Exception):
 
 
 @contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """``ENDINGS`` are KeyboardInterrupt, as Ctrl-C is; those that are ignored (nohup) stay so."""
+    before = {number: signal.getsignal(number) for number in ENDINGS}
+    ours = [number for number, handler in before.items() if handler == signal.SIG_DFL]
+    for number in ours:
+        signal.signal(number, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for number in ours:
+            signal.signal(number, signal.SIG_DFL)
+
+
+@contextlib.contextmanager
 def daemon(config: Path, log: Path) -> Iterator[subprocess.Popen[bytes]]:
     """``hgr run`` in a process of its own, ended at the end."""
     with log.open("wb") as out:
@@ -210,6 +226,7 @@ def demo(
         # Subscribed before the daemon starts: nothing is missed.
         try:
             with (
+                interruptible(),
                 Stream([""], f"tcp://127.0.0.1:{port}", idle_s=0.02) as stream,
                 daemon(base / "demo.toml", log) as process,
             ):
