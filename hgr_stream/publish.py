@@ -33,6 +33,7 @@ JavaScript.
 
 from __future__ import annotations
 
+import operator
 import uuid
 from collections.abc import Sequence
 from typing import Annotated, Final, Literal
@@ -49,6 +50,7 @@ from .skeleton import (
     MEDIAPIPE_21,
     N_JOINTS,
     OPENXR_26,
+    SIDES,
     Float32,
     Lack,
     Side,
@@ -73,13 +75,25 @@ def id_by_side(side: Side) -> int:
     return 2 if side == "left" else 1
 
 
+def _whole(number: int, name: str) -> int:
+    """The number as the wire has it, numpy's too; raises ValueError for one that is not whole."""
+    try:
+        whole = operator.index(number)
+    except TypeError:
+        whole = 1 << 63
+    if not -(1 << 63) <= whole < 1 << 63:
+        raise ValueError(f"{name} {number!r} is no whole number of 64 bits")
+    return whole
+
+
 class TrackedHand:
     """One hand of one frame.
 
     joints: (22, 3), or (21, 3) and (26, 3) for the layouts "mediapipe-21" and "openxr-26", told
-    by the shape; metres, canonical axes. Raises ValueError for anything else.
-    id: the same while the hand is followed, and no other hand's; None: by its side, which is enough
-    unless two hands of one side cross.
+    by the shape; metres, canonical axes.
+    id: a whole number, the same while the hand is followed, and no other hand's; None: by its side,
+    which is enough unless two hands of one side cross.
+    confidence: 0 to 1. Raises ValueError naming what the daemon would refuse.
     """
 
     __slots__ = ("confidence", "id", "joints", "lacks", "layout", "side")
@@ -96,12 +110,20 @@ class TrackedHand:
         by_count = {count: name for name, (count, _) in LAYOUTS.items()}
         if points.ndim != 2 or points.shape[1] != 3 or len(points) not in by_count:
             raise ValueError(f"a hand is (22, 3), (21, 3) or (26, 3) joints, not {points.shape}")
+        if side not in SIDES:
+            raise ValueError(f"side {side!r}: known are {', '.join(SIDES)}")
+        try:
+            share = float(confidence)
+        except (TypeError, ValueError):
+            share = float("nan")
+        if not 0 <= share <= 1:
+            raise ValueError(f"confidence {confidence!r} does not lie between 0 and 1")
         if unknown := set(lacks) - set(LACKS):
             raise ValueError(f"lacks {sorted(unknown)[0]!r}: known are {', '.join(LACKS)}")
         self.joints = points
         self.layout: Layout = by_count[len(points)]
-        self.side, self.confidence, self.lacks = side, confidence, tuple(lacks)
-        self.id = id_by_side(side) if id is None else id
+        self.side, self.confidence, self.lacks = side, share, tuple(lacks)
+        self.id = id_by_side(side) if id is None else _whole(id, "id")
 
 
 class Publisher:
@@ -131,11 +153,15 @@ class Publisher:
     def send(self, *hands: TrackedHand, time_ns: int | None = None) -> bool:
         """One frame of all hands that are seen, none included; False if it was dropped.
 
-        time_ns: when it was captured, on any clock of yours that only runs forward."""
+        time_ns: when it was captured, whole nanoseconds on any clock of yours that only runs
+        forward; None: the time of arrival. Raises ValueError for another number, and for more than
+        ``MAX_HANDS`` hands."""
+        if len(hands) > MAX_HANDS:
+            raise ValueError(f"{len(hands)} hands in a frame; it has room for {MAX_HANDS}")
         message = {
             "source": self._source,
             "seq": self._seq,
-            "time_ns": time_ns,
+            "time_ns": None if time_ns is None else _whole(time_ns, "time_ns"),
             "hands": [
                 {
                     "joints": hand.joints.tobytes(),

@@ -9,12 +9,13 @@ because no two sensors agree on what a palm is.
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 Side = Literal["left", "right", "unknown"]
+SIDES: Final[tuple[Side, ...]] = get_args(Side)
 #: What a source could not see of a hand: "depth" (two dimensions only, z is 0), "distance" (the
 #: hand has its shape in three dimensions, how far away it is was told from its size), "tips"
 #: (fingertips are extrapolated), "thumb_base" (it is estimated), "fingers" (only the wrist and a

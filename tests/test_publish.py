@@ -130,6 +130,42 @@ def test_a_hand_of_another_shape_is_refused_where_it_is_made(joints) -> None:
         TrackedHand(joints)
 
 
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"side": "Left"}, "side 'Left': known are left, right, unknown"),
+        ({"side": None}, "side None"),
+        ({"confidence": 2}, "confidence 2 "),
+        ({"confidence": float("nan")}, "confidence nan"),
+        ({"confidence": "high"}, "confidence 'high'"),
+        ({"id": 1.5}, "id 1.5 is no whole number"),
+        ({"id": "a"}, "id 'a' is no whole number"),
+        ({"id": 1 << 64}, "64 bits"),
+        ({"lacks": ("thumbs",)}, "lacks 'thumbs'"),
+    ],
+)
+def test_what_the_daemon_would_refuse_is_refused_where_it_is_made(wrong, told) -> None:
+    with pytest.raises(ValueError, match=told):
+        TrackedHand(hand_joints(), **wrong)
+
+
+@pytest.mark.parametrize("time_ns", [1.5, "now", 1 << 64, float("nan")])
+def test_a_time_that_is_no_whole_number_is_refused_at_once(driver, time_ns) -> None:
+    with Publisher(driver.options.endpoint) as out:
+        with pytest.raises(ValueError, match="time_ns"):
+            out.send(time_ns=time_ns)
+        with pytest.raises(ValueError, match="257 hands"):
+            out.send(*[TrackedHand(hand_joints())] * 257)
+        assert (out.sent, out.dropped) == (0, 0)
+
+
+def test_numbers_of_numpy_are_numbers(driver) -> None:
+    hand = TrackedHand(hand_joints(), "left", id=np.int64(7), confidence=np.float32(0.5))
+    with Publisher(driver.options.endpoint) as out:
+        sample = first(driver, lambda: out.send(hand, time_ns=np.int64(1_000)))
+    assert (sample.device_ns, sample.hands[0].id, sample.hands[0].confidence) == (1_000, 7, 0.5)
+
+
 def test_lost_repeated_malformed_and_mixed_messages_are_counted_and_the_rest_is_kept(
     driver, caplog
 ) -> None:
