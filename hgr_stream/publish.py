@@ -7,7 +7,8 @@
             out.send(TrackedHand(points, side="right"))
 
 The daemon needs a device with ``driver = "program"`` in its config (``configs/program.toml``); it
-may start later, and it may be started again: sending never waits.
+may start later, and it may be started again: sending does not wait, but for the connection at the
+first frame (``CONNECT_S`` at most).
 
 **The wire**, for any language with ZeroMQ and MessagePack: connect a PUSH socket to
 ``tcp://127.0.0.1:6460`` and send one message a frame, without a topic: a MessagePack map of
@@ -66,6 +67,8 @@ LAYOUTS: Final[dict[Layout, tuple[int, tuple[int, ...] | None]]] = {
     "mediapipe-21": (21, MEDIAPIPE_21),
     "openxr-26": (26, OPENXR_26),
 }
+#: A daemon on this machine is connected to in a few milliseconds; the first frame waits so long.
+CONNECT_S: Final = 0.2
 #: Messages that wait while the daemon is busy; a second or so. Older than that nobody wants them.
 QUEUE: Final = 128
 
@@ -174,6 +177,8 @@ class Publisher:
                 for hand in hands
             ],
         }
+        if self._seq == 0:  # without a connection it would be dropped
+            self._socket.poll(round(CONNECT_S * 1000), zmq.POLLOUT)
         self._seq += 1
         try:
             self._socket.send(msgspec.msgpack.encode(message), zmq.NOBLOCK)

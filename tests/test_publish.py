@@ -166,6 +166,14 @@ def test_numbers_of_numpy_are_numbers(driver) -> None:
     assert (sample.device_ns, sample.hands[0].id, sample.hands[0].confidence) == (1_000, 7, 0.5)
 
 
+def test_the_first_frame_waits_for_its_connection(driver) -> None:
+    for _ in range(5):
+        with Publisher(driver.options.endpoint) as out:
+            assert out.send()
+            assert (out.sent, out.dropped) == (1, 0)
+        assert driver.read(5.0) is not None
+
+
 def test_lost_repeated_malformed_and_mixed_messages_are_counted_and_the_rest_is_kept(
     driver, caplog
 ) -> None:
