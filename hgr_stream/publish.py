@@ -240,6 +240,21 @@ class ProgramFrame(msgspec.Struct):
 _decoder = msgspec.msgpack.Decoder(ProgramFrame)
 
 
+class _Sender(msgspec.Struct):
+    source: str = ""
+
+
+_sender_decoder = msgspec.msgpack.Decoder(_Sender)
+
+
+def sender_of(data: bytes) -> str:
+    """The source of a frame that is refused; empty where that cannot be told either."""
+    try:
+        return _sender_decoder.decode(data).source
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return ""
+
+
 def decode_program_frame(data: bytes) -> ProgramFrame:
     """MessagePack bytes -> a checked frame; raises MessageError naming the fault."""
     if len(data) > MAX_MESSAGE_BYTES:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import shutil
 import subprocess
 import time
@@ -174,6 +175,68 @@ def test_the_first_frame_waits_for_its_connection(driver) -> None:
         assert driver.read(5.0) is not None
 
 
+def test_frames_that_are_refused_are_no_silence_and_new_faults_are_told(driver, caplog) -> None:
+    socket = zmq.Context.instance().socket(zmq.PUSH)
+    socket.connect(driver.options.endpoint)
+
+    def send(source, seq, **hand):
+        hands = [{"joints": hand_joints().tobytes(), **hand}]
+        socket.send(msgpack.packb({"source": source, "seq": seq, "hands": hands}))
+        return driver.read(5.0)
+
+    assert str(driver.silence()) == "no frame for 2 s"
+    for seq in range(3):
+        assert send("a", seq, side="Left") is None
+    assert re.match("3 frames refused: malformed frame: .*'Left'", str(driver.silence()))
+    assert "publish.py" in driver.silence().cure
+    assert driver.silence().waiting
+    assert send("a", 3, confidence=2) is None  # another fault, and the same of another program
+    assert send("b", 0, side="Left") is None
+    assert send("b", 1, side="Left") is None
+    assert send("b", 2, side="L" * 5000) is None
+    assert "7 frames refused" in str(driver.silence())
+    assert len(str(driver.silence())) < 300
+    told = [r.message for r in caplog.records if r.levelname == "WARNING"]
+    assert ["'Left'" in told[0], "confidence" in told[1], "'Left'" in told[2]] == [True] * 3
+    assert len(told) == 4
+    assert send("b", 3) is not None
+    assert str(driver.silence()) == "no frame for 2 s"
+    for _ in range(2):  # a program that does not count its frames
+        assert send("b", 3) is None
+    assert "2 frames refused: seq 3 is not above 3" in str(driver.silence())
+    for i in range(200):  # no flood, whoever sends
+        send(f"s{i}", 0, side="Left")
+    socket.close(0)
+    assert len([r for r in caplog.records if r.levelname == "WARNING"]) == 64
+
+
+def test_a_program_whose_frames_are_refused_is_told_why_by_the_daemon(tmp_path) -> None:
+    port = free_port()
+    config = f'[devices.mine]\ndriver = "program"\nendpoint = "tcp://127.0.0.1:{port}"\n'
+    socket = zmq.Context.instance().socket(zmq.PUSH)
+    socket.connect(f"tcp://127.0.0.1:{port}")
+    with contextlib.closing(Daemon(tmp_path, config)) as daemon:
+        seq = 0
+
+        def told() -> bool:
+            nonlocal seq
+            for _ in range(5):
+                hand = {"joints": hand_joints().tobytes(), "side": "Left"}
+                socket.send(msgpack.packb({"source": "a", "seq": seq, "hands": [hand]}))
+                seq += 1
+            status = daemon.status().get("driver.mine")
+            return status is not None and re.match(
+                r"\d{3,} frames refused: .*'Left'", status.message
+            )
+
+        wait_until(told, 30, "the second complaint")
+        assert daemon.status()["driver.mine"].state == "degraded"
+        text = daemon.text()
+    socket.close(0)
+    assert text.count("frames refused") == 1  # its growing number is nothing new
+    assert "start the program" not in text
+
+
 def test_lost_repeated_malformed_and_mixed_messages_are_counted_and_the_rest_is_kept(
     driver, caplog
 ) -> None:
@@ -209,7 +272,7 @@ def test_lost_repeated_malformed_and_mixed_messages_are_counted_and_the_rest_is_
     assert counts["programs"] == 2
     assert counts["mixed"] == 2
     told = [r.message for r in caplog.records if r.levelname == "WARNING"]
-    assert len(told) == 3  # once for each kind
+    assert len(told) == 4  # once for each kind
     assert any("two programs" in text for text in told)
 
 

@@ -8,6 +8,7 @@ group ``hgr_stream.drivers``.
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -33,6 +34,11 @@ class DeviceError(Exception):
         self.cure = cure
         self.fatal = fatal
         self.waiting = waiting
+
+
+def kind_of(text: str) -> str:
+    """What kind of fault a line tells of: the line without its numbers, which may well change."""
+    return re.sub(r"\d+", "", text)
 
 
 class EndOfStream(Exception):  # noqa: N818 - not an error: a recording or a performance is over
@@ -128,6 +134,11 @@ class Driver(ABC, Generic[O]):
     def counts(self) -> dict[str, int]:
         """What the driver refused or lost on its own side, by name; shown in its status."""
         return {}
+
+    def silence(self) -> DeviceError:
+        """What the runner tells, and does, after ``silence_s`` without a sample."""
+        silence = f"no frame for {self.silence_s:g} s"
+        return DeviceError(silence, self.silence_cure, waiting=self.listens)
 
     @classmethod
     def missing(cls) -> str:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Final
 
 import zmq
 from msgspec import Meta
 
 from hgr_stream.config import LOOPBACK
+from hgr_stream.daemon.shell import error_line
 from hgr_stream.messages import MAX_MESSAGE_BYTES, MessageError
 from hgr_stream.publish import (
     DEFAULT_PROGRAM_ENDPOINT,
@@ -21,13 +22,17 @@ from hgr_stream.publish import (
     ProgramFrame,
     decode_program_frame,
     id_by_side,
+    sender_of,
 )
 from hgr_stream.stream.bus import BusError, alive, bind
 
-from .base import DeviceError, Driver, HandSample, Options, Sample
+from .base import DeviceError, Driver, HandSample, Options, Sample, kind_of
 
 log = logging.getLogger(__name__)
 
+#: Programs and kinds of faults that are remembered.
+MOST: Final = 64
+LINE: Final = 200
 #: The socket is not encrypted: nobody else's machine may reach it.
 Endpoint = Annotated[str, Meta(pattern=rf"^(tcp://{LOOPBACK}:\d{{1,5}}|ipc://.+)$")]
 
@@ -56,7 +61,8 @@ class ProgramDriver(Driver[ProgramOptions]):
         self._counts: Counter[str] = Counter()
         self._seen: dict[str, int] = {}  # source -> its last number
         self._source = ""
-        self._warned: set[str] = set()
+        self._warned: set[tuple[str, str, str]] = set()  # source, count, kind of fault
+        self._refused = (0, "")  # frames since the last good one, and why the last was
 
     def open(self) -> None:
         self.close()
@@ -83,13 +89,23 @@ class ProgramDriver(Driver[ProgramOptions]):
                 raise MessageError(f"a message of {len(parts)} parts; a frame is one part")
             return self._sample(decode_program_frame(parts[0]))
         except MessageError as error:
-            self._complain("message_malformed", str(error))
+            text = error_line(error)[:LINE]  # it may quote what was sent
+            self._complain("message_malformed", text, sender_of(parts[0]))
+            self._refused = (self._refused[0] + 1, text)
             return None
 
     def close(self) -> None:
         if self._socket is not None:
             self._socket.close(0)
             self._socket = None
+
+    def silence(self) -> DeviceError:
+        """Whether nobody sends, or nothing that comes is of use, and why."""
+        refused, why = self._refused
+        if not refused:
+            return super().silence()
+        wire = "the wire is described in hgr_stream/publish.py"
+        return DeviceError(f"{refused} frames refused: {why}", wire, waiting=True)
 
     def counts(self) -> dict[str, int]:
         """``lost``: gaps in the program's numbers; ``repeated``: frames that came again or late;
@@ -100,30 +116,38 @@ class ProgramDriver(Driver[ProgramOptions]):
         last = self._seen.get(frame.source)
         if last is None:
             self._counts["programs"] += 1
-            if len(self._seen) > 64:  # restarts: the oldest will not speak again
+            if len(self._seen) > MOST:  # restarts: the oldest will not speak again
                 del self._seen[next(iter(self._seen))]
             log.info("%s: a program publishes here", self.options.endpoint)
         elif frame.seq <= last:
             self._counts["repeated"] += 1
+            why = f"seq {frame.seq} is not above {last}; count up, with a new source at every start"
+            self._refused = (self._refused[0] + 1, why)
             return None
         else:
             self._counts["lost"] += frame.seq - last - 1
             if frame.source != self._source:
-                self._complain("mixed", "two programs publish to this device; give each its own")
+                both = " ".join(sorted((frame.source, self._source)))
+                self._complain(
+                    "mixed", "two programs publish to this device; give each its own", both
+                )
         self._seen[frame.source], self._source = frame.seq, frame.source
         hands = []
         for hand in frame.hands:
             try:
                 joints = hand.array()
             except MessageError as error:  # the others of this frame are still good
-                self._complain("hand_malformed", str(error))
+                self._complain("hand_malformed", str(error), frame.source)
                 continue
             id_ = id_by_side(hand.side) if hand.id is None else hand.id
             hands.append(HandSample(id_, hand.side, joints, hand.confidence, tuple(hand.lacks)))
+        self._refused = (0, "")
         return Sample(frame.time_ns, hands, frame.seq)
 
-    def _complain(self, count: str, text: str) -> None:
+    def _complain(self, count: str, text: str, source: str) -> None:
         self._counts[count] += 1
-        if count not in self._warned:  # once for each kind; the counts tell the rest
-            self._warned.add(count)
+        # Once for each kind of each program, within limits; the counts tell the rest.
+        fault = (source, count, kind_of(text))
+        if fault not in self._warned and len(self._warned) < MOST:
+            self._warned.add(fault)
             log.warning("%s: %s", self.options.endpoint, text)

@@ -25,7 +25,7 @@ from hgr_stream.stream import topics
 from hgr_stream.stream.bus import BusError, Outlet
 from hgr_stream.stream.clock import ClockMap
 
-from .base import DeviceError, Driver, EndOfStream, Sample
+from .base import DeviceError, Driver, EndOfStream, Sample, kind_of
 from .registry import configured
 
 READ_S = 0.1
@@ -209,9 +209,7 @@ class Runner(Shell):
             if sample is not None:
                 self._publish(sample)
             elif time.monotonic() - self._heard_s > self.driver.silence_s:
-                driver = self.driver
-                silence = f"no frame for {driver.silence_s:g} s"
-                self._failed(DeviceError(silence, driver.silence_cure, waiting=driver.listens))
+                self._failed(self.driver.silence())
                 self.counts["silent"] += 1
 
     def _open(self) -> None:
@@ -238,7 +236,7 @@ class Runner(Shell):
             self.log.error("%s", text)
             self.exit_code = EXIT_FATAL
             self.stop()
-        elif text != self._last_error:
+        elif kind_of(text) != kind_of(self._last_error):
             how = (
                 "listening"
                 if error.waiting
