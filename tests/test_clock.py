@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hgr_stream.stream.clock import ClockMap
+from hgr_stream.stream.clock import ClockMap, PaceJudge
 
 S = 1_000_000_000
 MS = 1_000_000
@@ -71,3 +71,76 @@ def test_a_source_without_a_clock_gets_arrival_time() -> None:
     clock = ClockMap()
     assert clock.map(None, 5) == 5
     assert clock.map(None, 5) > 5
+
+
+def judged(device: np.ndarray, host: np.ndarray, unit_ns: int = 0) -> list[str]:
+    """What is told of these samples, each time that it changes; nothing at first."""
+    judge, told = PaceJudge(unit_ns), [""]
+    for d, h in zip(device.tolist(), host.tolist(), strict=True):
+        if (fault := judge.push(d, h)) != told[-1]:
+            told.append(fault)
+    return told[1:]
+
+
+HOST = 7_000 * S + np.arange(600) * 1_000 * MS // 60  # ten seconds at 60 Hz
+TRUE = HOST - 6_000 * S
+
+
+@pytest.mark.parametrize(
+    ("device", "unit_ns", "fault"),
+    [
+        (np.full(600, 5), 1, "stands still"),
+        (TRUE // S * S, 1, "stands still"),  # for a second, and then jumps
+        (-TRUE, 1, "runs backwards"),
+        (TRUE // MS, 1, "advances 1,000,000 times too slowly: is it in milliseconds?"),
+        (TRUE // 1_000, 1, "advances 1,000 times too slowly: is it in microseconds?"),
+        (TRUE // S, 1, "advances 1,000,000,000 times too slowly: is it in seconds?"),
+        (TRUE // 1_000, MS, "advances 1,000 times too slowly: is it in seconds?"),
+        (TRUE * MS, MS, "advances 1,000,000 times too fast: is it in nanoseconds?"),
+        (TRUE // 1_000, 0, "advances 1,000 times too slowly"),
+        (TRUE * 1_000, 1, "advances 1,000 times too fast"),
+    ],
+)
+def test_a_clock_that_cannot_be_is_told_of_once_within_a_second(device, unit_ns, fault) -> None:
+    assert judged(device[:65], HOST[:65], unit_ns) == [fault]
+    assert judged(device, HOST, unit_ns) == [fault]
+
+
+def test_a_clock_that_is_mended_is_well_again() -> None:
+    device = np.where(np.arange(600) < 200, TRUE // MS, TRUE)
+    slowly = "advances 1,000,000 times too slowly: is it in milliseconds?"
+    assert judged(device, HOST, 1) == [slowly, ""]
+    judge = PaceJudge()
+    for host in HOST[:100].tolist():
+        judge.push(5, host)
+    assert judge.push(None, int(HOST[100])) == ""  # a source that bears no time any more
+
+
+RNG = np.random.default_rng(5)
+BURSTS = HOST[(np.arange(600) // 24 * 24 + 23).clip(max=599)] + np.arange(600) * 20_000
+
+
+@pytest.mark.parametrize(
+    ("device", "host"),
+    [
+        (TRUE, HOST),
+        (TRUE, HOST + RNG.exponential(20 * MS, 600).astype(int)),  # jitter, out of step
+        (TRUE, BURSTS),  # 24 frames at once, every 0.4 s
+        (TRUE // (100 * MS) * (100 * MS), HOST),  # a coarse clock: six frames bear one time
+        (TRUE * 50, HOST),  # a recording, fast and slow
+        (TRUE // 50, HOST),
+        ((TRUE * (1 + 3e-4)).astype(int), HOST),
+        (TRUE[::6], HOST[::6]),  # ten a second
+        (TRUE[::120], HOST[::120]),  # one in two seconds
+        (np.full(15, 5), HOST[::40]),  # too rare to be judged
+        (np.where(np.arange(600) < 333, TRUE, TRUE + 3600 * S), HOST),  # set by an hour
+        (np.where(np.arange(600) < 333, TRUE, TRUE - 3600 * S), HOST),
+        (np.where(np.arange(600) < 333, TRUE, TRUE - TRUE[333]), HOST),  # started anew
+        (TRUE, np.where(np.arange(600) < 333, HOST, HOST + 90 * S)),  # the device's clock slept
+        (np.where(np.arange(600) < 333, TRUE, TRUE + 90 * S), HOST),  # the host's slept
+        (TRUE, np.where((HOST - HOST[0]) // S == 5, HOST[360] + np.arange(600), HOST)),  # a stall
+        (TRUE % (2 * S), HOST),  # a loop of two seconds
+    ],
+)
+def test_pauses_bursts_jumps_and_other_speeds_are_no_fault_of_the_clock(device, host) -> None:
+    assert judged(device, host, 1) == []

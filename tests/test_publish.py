@@ -237,6 +237,43 @@ def test_a_program_whose_frames_are_refused_is_told_why_by_the_daemon(tmp_path) 
     assert "start the program" not in text
 
 
+def test_a_clock_that_stands_still_or_is_in_milliseconds_is_told_until_it_is_well(tmp_path) -> None:
+    port = free_port()
+    config = f'[devices.mine]\ndriver = "program"\nendpoint = "tcp://127.0.0.1:{port}"\n'
+    hand = TrackedHand(hand_joints(), "right")
+    with (
+        contextlib.closing(Daemon(tmp_path, config)) as daemon,
+        Publisher(f"tcp://127.0.0.1:{port}") as out,
+    ):
+
+        def says(clock, state: str, message: str, at_least_s: float = 0.0) -> None:
+            """The driver's status, while frames bear the times of this clock."""
+            began_s = time.monotonic()
+
+            def so() -> bool:
+                for _ in range(10):
+                    out.send(hand, time_ns=clock(time.monotonic()))
+                    time.sleep(0.016)
+                row = daemon.status().get("driver.mine")
+                return (
+                    row is not None
+                    and (row.state, row.message) == (state, message)
+                    and time.monotonic() - began_s > at_least_s
+                )
+
+            wait_until(so, 15, f"{state} {message!r}")
+
+        slowly = "advances 1,000,000 times too slowly: is it in milliseconds?"
+        says(lambda _: 5, "degraded", "the device's time stands still", 3.5)
+        says(lambda s: int(s * 1e9), "up", "")
+        says(lambda s: int(s * 1e3), "degraded", f"the device's time {slowly}", 3.5)
+        says(lambda s: int(s * 1e9), "up", "", 2.5)
+        text = daemon.text()
+    assert text.count("the device's time stands still") == 1
+    assert text.count(f"the device's time {slowly}") == 1
+    assert text.count("the device's time is well") == 2
+
+
 def test_lost_repeated_malformed_and_mixed_messages_are_counted_and_the_rest_is_kept(
     driver, caplog
 ) -> None:

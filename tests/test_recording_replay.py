@@ -385,6 +385,20 @@ def test_replay_without_a_daemon_names_the_cure(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(("step_ns", "speed"), [(10 * MS, "1"), (1_000 * MS, "300")])
+def test_a_recordings_clock_is_not_judged(
+    daemon: Daemon, tmp_path: Path, step_ns: int, speed: str
+) -> None:
+    """Neither one that stood still, nor one that is played much faster."""
+    frames = bare(round(1.5e9 / step_ns * float(speed)), step_ns=step_ns)
+    for i, frame in enumerate(frames):
+        frame.device_ns = 5 if speed == "1" else i * step_ns
+    path = save(tmp_path / "odd.mcap", frames)
+    replayed = daemon.hgr("replay", str(path), "--speed", speed, "--name", "test")
+    assert replayed.returncode == 0, replayed.stderr
+    assert "the device's time" not in replayed.stderr
+
+
 def test_a_recording_of_a_device_that_runs_here_gets_a_name_of_its_own(tmp_path: Path) -> None:
     """Record and replay on the same daemon: neither is in the other's way."""
     daemon = Daemon(tmp_path, _config(tmp_path))

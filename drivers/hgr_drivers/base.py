@@ -108,6 +108,8 @@ class Driver(ABC, Generic[O]):
     #: Others connect to this driver or send to it: in a silence it stays open and listens.
     listens: ClassVar[bool] = False
     silence_cure: ClassVar[str] = ""  #: what a person can do about that silence
+    #: The unit of the times that a user's own code gives this driver; 0: they are the device's own.
+    time_unit_ns: ClassVar[int] = 0
     #: The source waits for the pipeline instead of losing frames (a file, a replay).
     lossless: bool = False
 

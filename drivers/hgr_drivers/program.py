@@ -50,6 +50,7 @@ class ProgramDriver(Driver[ProgramOptions]):
     about: ClassVar[str] = "your own program, in any language"
     Options: ClassVar[type[Options]] = ProgramOptions
     listens: ClassVar[bool] = True
+    time_unit_ns: ClassVar[int] = 1
     silence_cure: ClassVar[str] = (
         "start the program that publishes here (it must send frames without hands too)"
     )

@@ -23,7 +23,7 @@ from hgr_stream.daemon.shell import Shell, error_line, set_up_logging
 from hgr_stream.messages import Frame, Hand, Truth, encode, joint_bytes
 from hgr_stream.stream import topics
 from hgr_stream.stream.bus import BusError, Outlet
-from hgr_stream.stream.clock import ClockMap
+from hgr_stream.stream.clock import ClockMap, PaceJudge
 
 from .base import DeviceError, Driver, EndOfStream, Sample, kind_of
 from .registry import configured
@@ -181,6 +181,7 @@ class Runner(Shell):
         self.outlet = Outlet(self.context, self.info.sockets, "frames", self.stopping)
         self.backoff = Backoff()
         self.thinner = IdleThinner()
+        self.pace = PaceJudge(driver.time_unit_ns)
         self.exit_code = 0
         self.is_open = False
         self.ended = False
@@ -219,6 +220,7 @@ class Runner(Shell):
             self._failed(error)
             return
         self.is_open = True
+        self.pace = PaceJudge(self.driver.time_unit_ns)
         self._heard_s = time.monotonic()
         self.send_status("up", "")
 
@@ -254,6 +256,7 @@ class Runner(Shell):
             self.state, self.message = "up", ""
         self.backoff.succeeded()
         now_ns = time.monotonic_ns()
+        self._judge(sample, now_ns)
         # A file's frames are all published, however fast or slowly it is read.
         if not self.driver.lossless and self.thinner.skips(sample, now_ns):
             self.counts["idle_not_sent"] += 1
@@ -264,6 +267,20 @@ class Runner(Shell):
         for truth in truths:
             self.outlet.tell(topics.of(truth), encode(truth), lossless=frame.lossless)
         self.counts["frames"] += 1
+
+    def _judge(self, sample: Sample, now_ns: int) -> None:
+        """Tell of a device's clock that cannot be: nothing is recognised by it."""
+        if self.driver.lossless or sample.frame is not None:
+            return  # a file may be read at any speed
+        fault = self.pace.push(sample.device_ns, now_ns)
+        text = f"the device's time {fault}" if fault else ""
+        if text == self.message:
+            return
+        if text:
+            self.log.warning("%s", text)
+        else:
+            self.log.info("the device's time is well")
+        self.send_status("degraded" if text else "up", text)
 
     def _end(self) -> None:
         for frame in self.stamper.ends(time.monotonic_ns(), time.time_ns()):

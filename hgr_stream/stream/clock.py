@@ -10,14 +10,17 @@ transport delay; the device's clock has another origin, drifts, and may jump or 
 3. *monotonise*: stream time strictly increases. A device clock that stands still or steps back a
    little is held just after the last time; a jump resets the offset, and is told.
 
-After the ideas of LSL's time post-processing (clock sync, de-jitter, monotonise).
+After the ideas of LSL's time post-processing (clock sync, de-jitter, monotonise). Whether the
+device's clock can be believed at all, ``PaceJudge`` tells.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from dataclasses import dataclass, field
+from typing import Final
 
 WINDOW_NS = 10_000_000_000
 BUCKET_NS = 500_000_000
@@ -79,3 +82,70 @@ class ClockMap:
             time_ns = self._last_ns + MIN_STEP_NS
         self._last_ns = time_ns
         return time_ns
+
+
+class PaceJudge:
+    """Whether a device's clock runs with the host's: told from each second of samples.
+
+    Drift and jitter are ``ClockMap``'s affair; here a mistake is looked for, a time that stands
+    still or is in another unit. A clock that is ``MOST`` times too fast or slow is one; bursts and
+    recordings at another speed are far within. A pause begins the second anew, since a device may
+    sleep; one jump in it (a wall clock that is set, a loop, a device started anew) is left out.
+
+    ``unit_ns``: the unit in which the source gives its times, to tell which one it may have taken
+    instead; 0: it has no choice. Plain state, time is an argument.
+    """
+
+    SPAN_NS: Final = 1_000_000_000
+    PAUSE_NS: Final = 500_000_000
+    STEPS: Final = 4  #: and no fewer are judged
+    MOST: Final = 100
+    UNITS: Final = {1: "nano", 1_000: "micro", 1_000_000: "milli", 1_000_000_000: ""}
+
+    def __init__(self, unit_ns: int = 0) -> None:
+        self.unit_ns = unit_ns
+        self.fault = ""  #: in words, after "the device's time"; empty: none is known
+        self._last: tuple[int, int] | None = None
+        self._begin()
+
+    def push(self, device_ns: int | None, host_ns: int) -> str:
+        """Take a sample's two times; ``fault``. ``device_ns`` None: it bears none."""
+        last, self._last = self._last, None
+        if device_ns is None:
+            self.fault = ""
+            return ""
+        self._last = (device_ns, host_ns)
+        if last is None:
+            self._begin()
+            return self.fault
+        device_step, host_step = device_ns - last[0], host_ns - last[1]
+        if host_step > self.PAUSE_NS:
+            self._begin()
+            return self.fault
+        self._steps += 1
+        self._host_ns += host_step
+        self._device_ns += device_step
+        if abs(device_step - host_step) > JUMP_NS and abs(device_step) > abs(self._jump_ns):
+            self._jump_ns = device_step
+        if self._host_ns >= self.SPAN_NS and self._steps >= self.STEPS:
+            self.fault = self._judged((self._device_ns - self._jump_ns) / self._host_ns)
+            self._begin()
+        return self.fault
+
+    def _begin(self) -> None:
+        self._steps = 0
+        self._host_ns = 0
+        self._device_ns = 0
+        self._jump_ns = 0  # the largest of the device's steps that is a jump
+
+    def _judged(self, pace: float) -> str:
+        """``pace``: seconds of the device a second of the host."""
+        if 1 / self.MOST < pace < self.MOST:
+            return ""
+        if pace <= 0:
+            return "runs backwards" if pace < -1 / self.MOST else "stands still"
+        # Powers of ten: the words stay the same while the fault does.
+        power = round(math.log10(pace))
+        text = f"advances {10 ** abs(power):,} times too {'fast' if power > 0 else 'slowly'}"
+        unit = self.UNITS.get(round(self.unit_ns / 10.0**power))
+        return text if unit is None else f"{text}: is it in {unit}seconds?"

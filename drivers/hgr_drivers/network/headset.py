@@ -124,6 +124,7 @@ class HeadsetDriver(PacketDriver[HeadsetOptions]):
     packages: ClassVar[tuple[str, ...]] = ("websockets",)
     extra: ClassVar[str] = "headset"
     Options: ClassVar[type[Options]] = HeadsetOptions
+    time_unit_ns: ClassVar[int] = 1_000_000
     switch_on: ClassVar[str] = (
         "start the headset's app and let it send to this machine and port "
         '(by Wi-Fi: host = "0.0.0.0" here; by cable: adb reverse tcp:6470 tcp:6470)'
