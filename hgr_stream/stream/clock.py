@@ -101,6 +101,7 @@ class PaceJudge:
     STEPS: Final = 4  #: and no fewer are judged
     MOST: Final = 100
     UNITS: Final = {1: "nano", 1_000: "micro", 1_000_000: "milli", 1_000_000_000: ""}
+    _jump_ns: int
 
     def __init__(self, unit_ns: int = 0) -> None:
         self.unit_ns = unit_ns
