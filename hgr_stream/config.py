@@ -30,9 +30,25 @@ RUN_DIR_VARIABLE: Final = "HGR_RUN_DIR"
 Positive = Annotated[float, Meta(gt=0)]
 Share = Annotated[float, Meta(ge=0, le=1)]
 NotNegative = Annotated[float, Meta(ge=0)]
+#: A string's pattern -> what it wants, in words: msgspec's errors would show the pattern.
+_WORDS: Final[dict[str, str]] = {}
+
+
+def worded(pattern: str, words: str) -> Meta:
+    """A pattern for a string, and what is wanted in words, for whoever has written another."""
+    _WORDS[pattern] = words
+    return Meta(pattern=pattern)
+
+
 _NAME: Final = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}\Z"
 #: What a daemon or a device is called: it becomes a directory, and a word of topics.
-Name = Annotated[str, Meta(pattern=_NAME)]
+Name = Annotated[
+    str,
+    worded(
+        _NAME,
+        "a name of letters, digits and _.- that begins with a letter or a digit, at most 64 long",
+    ),
+]
 
 
 class ConfigError(ValueError):
@@ -146,7 +162,36 @@ def convert(data: object, kind: type[T], source: str) -> T:
         return msgspec.convert(data, kind)
     except msgspec.ValidationError as error:
         text = str(error).replace("Object contains unknown field", "unknown key")
-        raise ConfigError(f"{source}: {text.replace(' - at `$', ' - at `')}") from None
+        for pattern, words in _WORDS.items():
+            text = text.replace(f"`str` matching regex {pattern!r}", words)
+        text = _item_named(text, str(error), data, kind)
+        raise ConfigError(f"{source}: {text.replace('`$', '`')}") from None
+
+
+def _item_named(text: str, error: str, data: Any, kind: type[T]) -> str:
+    """``text`` with the key of the item that it is about: of a table without fixed keys, msgspec
+    tells only that one of its items is wrong. Each is tried alone."""
+    place = re.search(r"`key` in `\$([\w.]*)`|\$([\w.]*)\[\.\.\.\]", text)
+    if place is None:
+        return text
+    path = (place[1] or place[2] or "").split(".")[1:]
+    table = data
+    for name in path:
+        table = table[name]
+    for key in table:
+        try:
+            msgspec.convert(_alone(data, path, key), kind)
+        except msgspec.ValidationError as alone:
+            if str(alone) == error:
+                return text.replace("`key` in", f"the key {key!r} in").replace("[...]", f".{key}")
+    return text
+
+
+def _alone(data: dict[str, Any], path: list[str], key: str) -> dict[str, Any]:
+    """``data`` with ``key`` as the only one in the table at ``path``."""
+    if not path:
+        return {key: data[key]}
+    return {**data, path[0]: _alone(data[path[0]], path[1:], key)}
 
 
 def load(path: Path) -> Config:

@@ -32,7 +32,10 @@ def test_shipped_configs_are_right(path) -> None:
         ("[recognition]\nthreshold = { V = 2.0 }", "threshold"),
         ("[segmentation]\nmax_gap_s = 0", "max_gap_s"),
         ("[segmentation]\nmax_gap_s = nan", "max_gap_s"),
-        ('name = "a/b"', "name"),
+        ('name = "my daemon"', "a name of letters, digits and _.- that begins"),
+        ('[devices."a/b"]', "digit, at most 64 long - at the key 'a/b' in `.devices`"),
+        ("[devices]\nleap = 3", "`.devices.leap`"),
+        ("[recognition]\nthreshold = { V = 0.5, LEFT = 3 }", "<= 1.0 - at `.recognition.threshold.LEFT`"),
         ("[gateway", "not valid TOML"),
     ],
 )
@@ -43,6 +46,7 @@ def test_faults_are_named(text: str, fault: str) -> None:
     assert message.startswith("my.toml: ")
     assert fault in message
     assert "\n" not in message
+    assert "regex" not in message
 
 
 @pytest.mark.parametrize(
@@ -52,6 +56,7 @@ def test_faults_are_named(text: str, fault: str) -> None:
         ({"driver": "leep"}, "'leep'; known: azure"),
         ({"driver": "leap", "urll": "x"}, "unknown key `urll`"),
         ({"driver": "synthetic", "fps": "fast"}, "fps"),
+        ({"driver": "program", "endpoint": "localhost:6460"}, 'like "tcp://127.0.0.1:6460" or'),
     ],
 )
 def test_a_device_table_is_checked_by_its_driver(table: dict, fault: str) -> None:

@@ -11,9 +11,8 @@ from collections import Counter
 from typing import Annotated, ClassVar, Final
 
 import zmq
-from msgspec import Meta
 
-from hgr_stream.config import LOOPBACK
+from hgr_stream.config import LOOPBACK, worded
 from hgr_stream.daemon.shell import error_line
 from hgr_stream.messages import MAX_MESSAGE_BYTES, MessageError
 from hgr_stream.publish import (
@@ -34,7 +33,13 @@ log = logging.getLogger(__name__)
 MOST: Final = 64
 LINE: Final = 200
 #: The socket is not encrypted: nobody else's machine may reach it.
-Endpoint = Annotated[str, Meta(pattern=rf"^(tcp://{LOOPBACK}:\d{{1,5}}|ipc://.+)$")]
+Endpoint = Annotated[
+    str,
+    worded(
+        rf"^(tcp://{LOOPBACK}:\d{{1,5}}|ipc://.+)$",
+        'an address on this machine, like "tcp://127.0.0.1:6460" or "ipc:///tmp/hands.ipc"',
+    ),
+]
 
 
 class ProgramOptions(Options):
