@@ -77,7 +77,7 @@ class ProgramDriver(Driver[ProgramOptions]):
         socket.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
         alive(socket)
         try:
-            bind(socket, self.options.endpoint, "a program's hands")
+            bind(socket, self.options.endpoint, "a program's hands", "another device has it")
         except BusError as error:
             socket.close(0)
             raise DeviceError(str(error), "set another endpoint for this device") from None

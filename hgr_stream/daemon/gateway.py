@@ -31,7 +31,7 @@ import zmq
 
 from ..config import Gateway
 from ..messages import Event, MessageError, Status, cut_off, decode, encode
-from ..stream.bus import QUEUE, alive, bind
+from ..stream.bus import PORT_CURE, QUEUE, alive, bind
 from .shell import Shell, decode_request
 
 KEPT: Final = ("gesture/", "status/", "truth/")
@@ -110,8 +110,9 @@ class GatewayShell(Shell):
             socket.setsockopt(zmq.MAXMSGSIZE, MAX_REQUEST_BYTES)
             alive(socket)
         # Public first: when a port is taken, nothing has been disturbed yet.
-        bind(self.public, f"tcp://{options.host}:{options.port}", "the public socket")
-        bind(self.requests, f"tcp://{options.host}:{options.port + 1}", "its requests")
+        address = f"tcp://{options.host}"
+        bind(self.public, f"{address}:{options.port}", "the public socket", PORT_CURE)
+        bind(self.requests, f"{address}:{options.port + 1}", "its requests", PORT_CURE)
         for prefix in KEPT:
             self.tap.send(b"\x01" + prefix.encode())
         bind(self.tap, self.info.sockets["tap"], "the tap")

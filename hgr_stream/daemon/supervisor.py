@@ -33,6 +33,7 @@ from ..stream import topics
 from ..stream.bus import (
     DAEMON_FILE,
     MODEL_TIMEOUT_S,
+    PORT_CURE,
     BusError,
     DaemonInfo,
     Inlet,
@@ -121,7 +122,7 @@ class Supervisor:
         gateway = self.config.gateway
         for port in (gateway.port, gateway.port + 1):
             with context.socket(zmq.REP) as probe:  # a taken port is told at once, by name
-                bind(probe, f"tcp://{gateway.host}:{port}", "[gateway] port")
+                bind(probe, f"tcp://{gateway.host}:{port}", "[gateway] port", PORT_CURE)
         self.info = DaemonInfo(
             pid=os.getpid(),
             name=self.config.name,

@@ -144,16 +144,19 @@ def read_daemon_file(run_dir: Path) -> DaemonInfo:
         raise BusError(f"{run_dir / DAEMON_FILE} cannot be read: {error}") from None
 
 
-def bind(socket_: zmq.Socket, endpoint: str, purpose: str) -> None:
-    """Bind, or say clearly who is in the way."""
+#: What to do when the gateway cannot have its port.
+PORT_CURE: Final = "another daemon? stop it, or choose another [gateway] port"
+
+
+def bind(
+    socket_: zmq.Socket, endpoint: str, purpose: str, cure: str = "another daemon? stop it"
+) -> None:
+    """Bind, or raise BusError: who may be in the way, and with ``cure`` what to do about it."""
     try:
         socket_.bind(endpoint)
     except zmq.ZMQError as error:
         if error.errno == zmq.EADDRINUSE:
-            raise BusError(
-                f"{endpoint} ({purpose}) is in use: another daemon? "
-                "stop it, or choose another [gateway] port"
-            ) from None
+            raise BusError(f"{endpoint} ({purpose}) is in use: {cure}") from None
         raise BusError(f"{endpoint} ({purpose}) cannot be bound: {error}") from None
 
 
