@@ -16,7 +16,7 @@ import zlib
 from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from itertools import islice, pairwise
+from itertools import chain, islice, pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Final, NamedTuple
@@ -461,15 +461,20 @@ def recover(path: Path, out: Path, *, force: bool = False) -> tuple[int, list[st
     """Write what can be read of ``path`` into ``out``, with an index.
 
     Any MCAP file's channels, schemas and messages are kept as they are. Returns the number of
-    messages and what was wrong with the file. Raises RecordingError, also for ``out`` == ``path``.
+    messages and what was wrong with the file. Raises RecordingError, also for ``out`` == ``path``,
+    and for a file that holds no message at all; ``out`` is not touched then.
     """
     reader = Reader(path)
     if out.exists() and out.samefile(path):
         raise RecordingError(f"{out}: cannot recover a file into itself")
     raw = reader._raw()
+    first = next(raw, None)
+    if first is None:
+        why = f" ({'; '.join(reader.notes)})" if reader.notes else ""
+        raise RecordingError(f"{path}: holds no message to recover{why}")
     with Writer(out, force=force, source=f"recovered from {path.name}") as writer:
         channels: dict[tuple[str, int, int], int] = {}
-        for schema, channel, message in raw:
+        for schema, channel, message in chain((first,), raw):
             key = (channel.topic, channel.id, channel.schema_id)
             if key not in channels:
                 channels[key] = writer._channel(

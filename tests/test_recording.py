@@ -285,6 +285,10 @@ def test_cut_anywhere_it_gives_a_prefix(
     assert len(got) >= 60 * (cut - 3000) / len(whole) - 6
     found = info(path)
     assert found.frames == len(got)
+    if not got:
+        with pytest.raises(RecordingError, match="holds no message to recover"):
+            recover(path, tmp_path / "recovered.mcap", force=True)
+        return
     n, _ = recover(path, tmp_path / "recovered.mcap", force=True)
     assert [m.payload for m in Reader(tmp_path / "recovered.mcap").messages()] == got
     assert n == len(got)
@@ -359,7 +363,13 @@ def test_empty_recording(tmp_path: Path) -> None:
     found = info(path)
     assert (found.messages, found.frames, found.devices, found.notes) == (0, 0, [], [])
     assert found.metadata["source"] == "nothing"
-    assert recover(path, tmp_path / "again.mcap") == (0, [])
+    nothing = tmp_path / "nothing.mcap"
+    nothing.touch()
+    (tmp_path / "there.mcap").write_text("precious")
+    for source in (path, nothing):
+        with pytest.raises(RecordingError, match="holds no message to recover"):
+            recover(source, tmp_path / "there.mcap", force=True)
+    assert (tmp_path / "there.mcap").read_text() == "precious"
 
 
 def foreign(path: Path) -> None:

@@ -215,6 +215,15 @@ def test_recover_writes_beside_the_file(tmp_path: Path) -> None:
     assert run("recover", file, "--force").exit_code == 0
 
 
+def test_of_an_empty_file_info_tells_so_and_nothing_can_be_made(tmp_path: Path) -> None:
+    file = tmp_path / "a.mcap"
+    file.touch()
+    assert json.loads(run("info", file, "--json").output)["messages"] == 0
+    for command in ("recover", "replay", "process"):
+        assert run(command, file).exit_code == 1
+    assert not (tmp_path / "a.recovered.mcap").exists()
+
+
 def test_import_tells_what_came_in(tmp_path: Path) -> None:
     row = ";".join(f"{0.01 * j:.2f}" for j in range(140))
     (tmp_path / "5.txt").write_text(f"{row}\n{row}\n{row[:90]}")

@@ -251,7 +251,8 @@ Examples:
 def info(file: Path, as_json: bool, fps: float | None) -> None:
     """What a recording holds: hands, rates, gaps, losses, bone lengths, events.
 
-    FILE is a recording, or a file or folder that hgr import reads.
+    FILE is a recording, or a file or folder that hgr import reads. Exit code 0 also for one that
+    holds nothing: it is told so.
     """
     with errors_told():
         for found in _infos(file, fps):
@@ -360,7 +361,8 @@ Examples:
 def recover(file: Path, out: Path | None, force: bool) -> None:
     """Make a whole, indexed recording of what can be read of FILE, which stays as it is.
 
-    It is written beside it as FILE.recovered.mcap, or where -o says.
+    It is written beside it as FILE.recovered.mcap, or where -o says; exit code 1 when FILE holds
+    no message that can be read.
     """
     from ..recording import recover as write_recovered
 
