@@ -106,6 +106,25 @@ def test_a_users_error_is_one_line_and_an_exit_code(
     assert fault in errors[0]
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("arguments", [("devices",), ("model", "list"), ("model", "show", "leap")])
+def test_output_that_cannot_be_written_is_one_line_and_exit_1(arguments: tuple[str, ...]) -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "hgr_stream.cli", *arguments],
+            stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False,
+        )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == "Error: No space left on device"
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_recording_that_cannot_be_written_is_named() -> None:
+    done = hgr("record", "/dev/full", "--force", "--duration", "0.1")
+    assert (done.returncode, done.stderr) == (1, "Error: /dev/full: No space left on device\n")
+
+
 @pytest.mark.parametrize("missing", ["torch", "scipy"])
 def test_training_without_its_extra_names_the_cure(missing: str, tmp_path: Path) -> None:
     code = f"""

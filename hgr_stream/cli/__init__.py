@@ -4,7 +4,9 @@ is called, so that ``hgr listen`` never waits for torch.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import os
 import sys
 from typing import Final
 
@@ -89,6 +91,12 @@ def cli() -> None:
     """From a hand-tracking sensor to gesture events."""
 
 
+def _drop_output() -> None:
+    """Let what could not be written go: Python would try again at its end, and complain."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def main() -> None:
     """The console script: errors of ours are one line, and Ctrl-C is no error to shout about."""
     from ..client import ClientError
@@ -108,4 +116,9 @@ def main() -> None:
     except BrokenPipeError:  # `hgr listen | head`
         sys.stderr.close()
         code = 0
+    except OSError as error:  # `hgr status > /dev/full`
+        what = f"{error.filename}: " if error.filename else ""
+        click.echo(f"Error: {what}{error.strerror or error}", err=True)
+        _drop_output()
+        code = 1
     sys.exit(code if isinstance(code, int) else 0)

@@ -42,8 +42,9 @@ force_option = click.option("--force", is_flag=True, help="Overwrite what is the
 
 
 @contextlib.contextmanager
-def errors_told() -> Iterator[None]:
-    """Errors of files as one line."""
+def errors_told(written: Path | None = None) -> Iterator[None]:
+    """Errors of files as one line. ``written``: the file that is meant where the system names
+    none, as it does when a write fails."""
     from ..datasets.base import DatasetError
 
     try:
@@ -51,7 +52,8 @@ def errors_told() -> Iterator[None]:
     except (RecordingError, DatasetError) as error:
         raise click.ClickException(str(error)) from None
     except OSError as error:
-        raise click.ClickException(f"{error.filename or 'file'}: {error.strerror}") from None
+        name = error.filename or written or "file"
+        raise click.ClickException(f"{name}: {error.strerror or error}") from None
 
 
 class Progress:
@@ -107,7 +109,7 @@ def record(
     from ..client import Stream
     from .stream import tell_losses, tell_when_absent
 
-    with errors_told(), Writer(out, force=force, source="hgr record") as writer:
+    with errors_told(out), Writer(out, force=force, source="hgr record") as writer:
         tell_when_absent(connect)
         with Stream(topics or ("",), connect, queue=RECORD_QUEUE) as stream:
             _record(stream, writer, duration)
@@ -367,7 +369,7 @@ def recover(file: Path, out: Path | None, force: bool) -> None:
     from ..recording import recover as write_recovered
 
     out = out or file.with_name(f"{file.stem}.recovered.mcap")
-    with errors_told():
+    with errors_told(out):
         n, notes = write_recovered(file, out, force=force)
     for note in notes:
         click.echo(f"note: {note}", err=True)
@@ -409,7 +411,7 @@ def import_command(format: Format, path: Path, out: Path, fps: float | None, for
     from ..datasets.convert import import_file
 
     _check_fps(format, fps)
-    with errors_told():
+    with errors_told(out):
         report = import_file(format, path, out, force=force, fps=fps)
     for note in report.notes:
         click.echo(f"note: {note}", err=True)
