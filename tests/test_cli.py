@@ -14,6 +14,7 @@ from click.testing import CliRunner
 
 import hgr_stream
 from hgr_stream.cli import COMMANDS, cli
+from hgr_stream.cli.numbers import Number
 from tests.models import save_palm_model
 
 
@@ -142,3 +143,37 @@ main()
     cure = rf"Error: training needs {missing}[.a-z]*: pip install 'hgr-stream\[train\]'"
     assert re.match(cure, done.stderr)
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("hz", "--seconds", "nan"),
+        ("hz", "--seconds", "-1"),
+        ("hz", "--window", "0"),
+        ("hz", "--window", "inf"),
+        ("listen", "--timeout", "nan"),
+        ("echo", "--timeout", "-1"),
+        ("record", "x.mcap", "--duration", "nan"),
+        ("replay", "x.mcap", "--start", "inf"),
+        ("demo", "--pause", "nan"),
+    ],
+)
+def test_a_time_is_a_finite_number(arguments: tuple[str, ...]) -> None:
+    done = CliRunner().invoke(cli, list(arguments))
+    assert done.exit_code == 2, done.output
+    assert f"Invalid value for '{arguments[-2]}'" in done.output
+
+
+def test_every_number_on_the_command_line_refuses_what_is_none() -> None:
+    for name in COMMANDS:
+        asked = [cli.get_command(click.Context(cli), name)]
+        for command in asked:
+            assert command is not None
+            if isinstance(command, click.Group):
+                asked += command.commands.values()
+            for part in (getattr(command, "online", None), getattr(command, "isolated", None)):
+                asked += [part] if part else []
+            for parameter in command.params:
+                if isinstance(parameter.type, click.FloatRange | type(click.FLOAT)):
+                    assert isinstance(parameter.type, Number), (name, parameter.name)

@@ -21,6 +21,7 @@ import click
 from ..client import Received, Stream
 from ..messages import Event, Frame, MessageError, Status, Truth
 from ..skeleton import PALM, Float32
+from .numbers import Number
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -188,7 +189,8 @@ Examples:
 )
 @click.option("--gestures", multiple=True, help="Only these (may be repeated). [default: all]")
 @click.option("--fps", default=120, show_default=True, type=click.IntRange(15, 240))
-@click.option("--pause", "pause_s", default=1.0, show_default=True, help="Seconds between them.")
+@click.option("--pause", "pause_s", type=Number(0.5, 600), default=1.0, show_default=True,
+              help="Seconds between them.")  # fmt: skip
 @click.option("--seed", default=0, show_default=True, help="Of the performance.")
 @click.option("--model", default="leap", show_default=True, help="A shipped name or a file.")
 @click.option("--json", "as_json", is_flag=True, help="The summary as one JSON object.")

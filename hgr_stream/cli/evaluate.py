@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from .numbers import Number
 from .train_isolated import DATASETS, load_gestures, needs
 
 if TYPE_CHECKING:
@@ -246,7 +247,7 @@ Examples:
               help="Model file to write.")  # fmt: skip
 @click.option("--name", default="", help="The model's name.  [default: the file's]")
 @click.option("--coarse", is_flag=True, help="Give the coarse classes: the 14 of shrec17's 28.")
-@click.option("--temperature", type=click.FloatRange(0.05, 20),
+@click.option("--temperature", type=Number(0.05, 20),
               help="Of the scores.  [default: calibrated on the held-out]")  # fmt: skip
 @click.option("--int8", is_flag=True, help="The reference network's first layer in 8 bits.")
 @click.option("--scores", type=click.Path(exists=True, dir_okay=False, path_type=Path),

@@ -14,6 +14,7 @@ from ..datasets.base import DatasetError
 from ..datasets.convert import Format, Recording, open_recordings
 from .configured import model_and_config
 from .model import tell_left_out
+from .numbers import Number
 
 if TYPE_CHECKING:
     from ..recognition.bundle import Bundle
@@ -335,7 +336,7 @@ each recording NAME brings its own or has a NAME.csv beside it.
 )
 @click.option(
     "--false-per-hour",
-    type=click.FloatRange(0),
+    type=Number(0),
     help="At most so many events where nobody gestures.  [default: 1; with --for f1 no limit]",
 )
 @click.option(

@@ -20,6 +20,7 @@ from ..recording import RecordingError, Writer
 from ..recording_info import DeviceInfo, Info
 from ..stream.clock import wall_offset_ns
 from .daemon import checked_name, connect_option, daemon_option
+from .numbers import SECONDS, Number
 
 if TYPE_CHECKING:
     from ..client import Stream
@@ -35,7 +36,7 @@ DRAIN_S = 0.5
 file_argument = click.argument("file", type=click.Path(path_type=Path))
 fps_option = click.option(
     "--fps",
-    type=click.FloatRange(1, 1000),
+    type=Number(1, 1000),
     help="Frames a second, for formats without time.  [30, or as the file says]",
 )
 force_option = click.option("--force", is_flag=True, help="Overwrite what is there.")
@@ -93,9 +94,7 @@ Examples:
 )
 @click.argument("out", type=click.Path(path_type=Path), metavar="OUT.mcap")
 @click.option("--topic", "topics", multiple=True, help="Only topics that begin so (repeatable).")
-@click.option(
-    "--duration", type=click.FloatRange(min=0, min_open=True), help="End after so many s."
-)
+@click.option("--duration", type=SECONDS, help="End after so many s.")
 @force_option
 @connect_option
 def record(
@@ -168,7 +167,7 @@ Examples:
 )
 @file_argument
 @click.option("--speed", default="1", show_default=True, help='Times the recorded pace, or "max".')
-@click.option("--start", type=click.FloatRange(min=0), default=0.0, help="Begin so many s in.")
+@click.option("--start", type=Number(min=0), default=0.0, help="Begin so many s in.")
 @click.option("--step", is_flag=True, help="A frame each time Enter is pressed.")
 @click.option("--loop", is_flag=True, help="Begin again at the end, until Ctrl-C.")
 @click.option(

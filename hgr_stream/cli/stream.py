@@ -16,6 +16,7 @@ import msgspec
 from ..client import ClientError, Received, Stream, ping, subscribe
 from ..messages import Event, Frame, MessageError, Window
 from .daemon import connect_option
+from .numbers import PATIENCE, SECONDS
 
 
 def tell_when_absent(endpoint: str | None) -> None:
@@ -45,7 +46,7 @@ Examples:
 @click.option("--all", "all_kinds", is_flag=True, help="Every step, not only confirmed gestures.")
 @click.option("--label", "labels", multiple=True, help="Only this gesture (may be repeated).")
 @click.option("--count", type=click.IntRange(1), help="End after this many events.")
-@click.option("--timeout", type=float, help="End when none came for this many seconds (exit 1).")
+@click.option("--timeout", type=PATIENCE, help="End when none came for this many seconds (exit 1).")
 def listen(
     connect: str | None,
     as_json: bool,
@@ -123,7 +124,7 @@ Examples:
 @click.argument("topic", default="")
 @connect_option
 @click.option("--count", type=click.IntRange(1), help="End after this many messages.")
-@click.option("--timeout", type=float, help="End when none came for this many seconds (exit 1).")
+@click.option("--timeout", type=PATIENCE, help="End when none came for this many seconds (exit 1).")
 def echo(topic: str, connect: str | None, count: int | None, timeout: float | None) -> None:
     """Print the messages of every topic that begins with TOPIC, one JSON object a line."""
     tell_when_absent(connect)
@@ -207,8 +208,9 @@ def _ticks(stream: Stream, seconds: float | None) -> Iterator[Received | None]:
 )
 @click.argument("topic", default="")
 @connect_option
-@click.option("--seconds", type=float, help="Measure this long and end. [default: until Ctrl-C]")
-@click.option("--window", "window_s", default=5.0, show_default=True, help="Seconds averaged over.")
+@click.option("--seconds", type=SECONDS, help="Measure this long and end. [default: until Ctrl-C]")
+@click.option("--window", "window_s", type=SECONDS, default=5.0, show_default=True,
+              help="Seconds averaged over.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="One JSON object at the end.")
 def hz(
     topic: str, connect: str | None, seconds: float | None, window_s: float, as_json: bool

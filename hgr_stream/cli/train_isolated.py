@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 import click
 
+from .numbers import Number
 from .progress import Stages
 
 if TYPE_CHECKING:
@@ -209,14 +210,14 @@ Then: hgr evaluate runs/s17 ..., hgr export runs/s17 -o mine.pt, tensorboard --l
 @click.option("--classes", type=click.Choice(["14", "28"]), help="Of shrec17.  [default: 28]")
 @click.option("--labels", type=click.Path(exists=True, dir_okay=False, path_type=Path),
               help="CSV of file,label[,subject].  [default: ROOT/labels.csv]")  # fmt: skip
-@click.option("--rate", "rate_hz", type=click.FloatRange(1, 1000), default=30.0, show_default=True,
+@click.option("--rate", "rate_hz", type=Number(1, 1000), default=30.0, show_default=True,
               help="Frames a second of recordings, those of --also too.")  # fmt: skip
 @click.option("--model", type=click.Choice(["flagship", "devineau"]), default="flagship",
               show_default=True)  # fmt: skip
 @click.option("--recipe", type=click.Choice(["modern", "original"]), default="modern",
               show_default=True, help="original: the paper's, for devineau.")  # fmt: skip
 @click.option("--epochs", type=click.IntRange(min=1), help="Passes over the data.")
-@click.option("--minutes", type=click.FloatRange(min=0.05), help="Shorten the training to this.")
+@click.option("--minutes", type=Number(min=0.05), help="Shorten the training to this.")
 @click.option("--patience", type=click.IntRange(min=1),
               help="End after so many epochs that are no better.")  # fmt: skip
 @click.option("--seed", type=click.IntRange(min=0), help="[default: 0]")
@@ -224,9 +225,9 @@ Then: hgr evaluate runs/s17 ..., hgr export runs/s17 -o mine.pt, tensorboard --l
               help="As many trainings (of each fold), seeds 0, 1, ...")  # fmt: skip
 @click.option("--width", type=click.IntRange(min=4), help="Channels of the flagship.")
 @click.option("--branches", type=click.IntRange(min=1), help="Networks averaged in the flagship.")
-@click.option("--augment", type=click.FloatRange(0, 3), default=1.0, show_default=True,
+@click.option("--augment", type=Number(0, 3), default=1.0, show_default=True,
               help="Strength of the distortions.")  # fmt: skip
-@click.option("--sharpness", type=click.FloatRange(0, 2), metavar="RADIUS",
+@click.option("--sharpness", type=Number(0, 2), metavar="RADIUS",
               help="Sharpness-aware: lower the loss in this neighbourhood of the weights; twice "
               "the work.")  # fmt: skip
 @click.option("--teacher", "teachers", multiple=True, metavar="RUN_DIR",

@@ -14,6 +14,7 @@ import click
 from click.core import ParameterSource
 
 from .model import show_scores, tell_left_out
+from .numbers import Number
 from .progress import Stages
 from .recordings import errors_told
 from .train_isolated import needs
@@ -103,9 +104,9 @@ gesture two or three times are a start. It keeps its gestures; others are learnt
 @click.option(
     "--epochs", type=click.IntRange(min=1), help="Passes over the data.  [default: 1500 steps]"
 )
-@click.option("--minutes", type=click.FloatRange(min=0.1), help="Shorten the training to this.")
+@click.option("--minutes", type=Number(min=0.1), help="Shorten the training to this.")
 @click.option("--all", "everything", is_flag=True, help="Then train on with the held-out too.")
-@click.option("--held-out", type=click.FloatRange(0, 0.9), default=0.2, show_default=True)
+@click.option("--held-out", type=Number(0, 0.9), default=0.2, show_default=True)
 @click.option("--folds", type=click.IntRange(min=2), metavar="N",
               help="Also make N models like it, as long each, without an Nth of the recordings (or "
               "people), and judge them on these: scores that nothing was chosen on.")  # fmt: skip
@@ -123,13 +124,13 @@ gesture two or three times are a start. It keeps its gestures; others are learnt
     help="Learn this data set beside, with labels of its own that the model does not get; may be "
     "repeated.",
 )  # fmt: skip
-@click.option("--other-sensors", type=click.FloatRange(0, 1), default=0.0, metavar="SHARE",
+@click.option("--other-sensors", type=Number(0, 1), default=0.0, metavar="SHARE",
               help="Put the joints of so much of the material where another tracker's model of the "
               "hand would have them.")  # fmt: skip
-@click.option("--still", type=click.FloatRange(0, 0.5), default=0.0, metavar="SHARE",
+@click.option("--still", type=Number(0, 0.5), default=0.0, metavar="SHARE",
               help="In so much of the material let a hand take up a movement's posture, hold still "
               "and go back, as none: for recordings in which nobody does so.")  # fmt: skip
-@click.option("--margin", type=click.FloatRange(0, 1), default=0.0, metavar="SECONDS",
+@click.option("--margin", type=Number(0, 1), default=0.0, metavar="SECONDS",
               help="Tell both ends of a gesture so much wider: where half of a short one counts.",
               )  # fmt: skip
 @click.option("--other", multiple=True, callback=name_and_folder, metavar="NAME=DIR",
