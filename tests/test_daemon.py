@@ -258,6 +258,26 @@ def test_echo_hz_and_status(daemon: Daemon) -> None:
     assert daemon.hgr("echo", "no/such", "--timeout", "0.3").returncode == 1
 
 
+def test_hz_shows_names_whole_in_a_narrow_pipe(daemon: Daemon) -> None:
+    device = "a-device-whose-name-is-much-longer-than-there-is-room-for"
+    hz = subprocess.Popen(
+        [*HGR, "hz", "frame/", "--seconds", "3"],
+        env={**daemon.env, "COLUMNS": "80"}, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    while hz.poll() is None:
+        with feeding(daemon) as feeder:
+            feeder.send(named(swipe_frames(1), device), end=True)
+        time.sleep(0.2)
+    assert hz.stdout is not None
+    shown = hz.stdout.read()
+    hz.stdout.close()
+    assert shown.endswith("\n")
+    assert max(map(len, shown.splitlines())) <= 80
+    column = [line.split("│")[1].strip() for line in shown.splitlines() if line.count("│") > 2]
+    assert f"frame/{device}" in "".join(column)
+    assert "…" not in shown
+
+
 # -- bad company ------------------------------------------------------------------------------
 
 

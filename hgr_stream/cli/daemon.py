@@ -180,7 +180,8 @@ def status(connect: str | None, as_json: bool) -> None:
         from rich.table import Table
 
         table = Table()
-        for title in ("stage", "state", "heard"):
+        table.add_column("stage", overflow="fold")  # a name that is cut is no name
+        for title in ("state", "heard"):
             table.add_column(title, no_wrap=True)
         table.add_column("what it says, counts and measures")
         now_ns = time.time_ns()

@@ -148,9 +148,14 @@ def echo(topic: str, connect: str | None, count: int | None, timeout: float | No
 
 @dataclass
 class Meter:
-    """Rate, spread and age of one topic over a sliding window. Time is the caller's."""
+    """Rate, spread and age of one topic over a sliding window. Time is the caller's.
+
+    A topic that comes evenly has the rate between its first and its last message. Where those
+    lie together, as gestures do, that would be the rate of the burst: it is counted over the
+    window, or over the time measured so far."""
 
     window_s: float
+    began_s: float  #: when the measurement began
     arrivals_s: deque[float] = field(default_factory=deque)
     ages_s: deque[float] = field(default_factory=deque)
     total: int = 0
@@ -172,7 +177,12 @@ class Meter:
     def row(self, now_s: float) -> dict[str, float]:
         recent = [t for t in self.arrivals_s if t >= now_s - self.window_s]
         steps = sorted(b - a for a, b in pairwise(recent))
-        rate = (len(recent) - 1) / (recent[-1] - recent[0]) if len(steps) > 0 else 0.0
+        measured_s = min(self.window_s, now_s - self.began_s)
+        spread_s = recent[-1] - recent[0] if recent else 0.0
+        if spread_s > measured_s / 2:
+            rate = (len(recent) - 1) / spread_s
+        else:
+            rate = len(recent) / measured_s if measured_s > 0 else 0.0
         ages = sorted(self.ages_s)
         return {
             "rate_hz": round(rate, 2),
@@ -224,7 +234,10 @@ def hz(
     meters: dict[str, Meter] = {}
 
     def table() -> Table:
-        shown = Table("topic", "Hz", "max step ms", "age ms", "messages", "lost", "kB")
+        shown = Table()
+        shown.add_column("topic", overflow="fold")  # a name that is cut is no name
+        for title in ("Hz", "max step ms", "age ms", "messages", "lost", "kB"):
+            shown.add_column(title, no_wrap=True)
         for name, meter in sorted(meters.items()):
             row = meter.row(time.monotonic())
             shown.add_row(
@@ -238,21 +251,29 @@ def hz(
             )
         return shown
 
-    console = Console(stderr=as_json, markup=False)
-    live = Live(table(), console=console, refresh_per_second=2, auto_refresh=False)
+    console = Console(markup=False)
+    watched = console.is_terminal and not as_json
+    live = Live(table(), console=console, auto_refresh=False) if watched else None
     next_s = 0.0
-    with Stream([topic], connect) as stream, contextlib.suppress(KeyboardInterrupt), live:
+    with (
+        Stream([topic], connect) as stream,
+        contextlib.suppress(KeyboardInterrupt),
+        live or contextlib.nullcontext(),
+    ):
+        began_s = time.monotonic()
         for received in _ticks(stream, seconds):
             now_s = time.monotonic()
             if received is not None:
-                meter = meters.setdefault(received.topic, Meter(window_s))
+                meter = meters.setdefault(received.topic, Meter(window_s, began_s))
                 meter.take(now_s, received, age_s(received))
-            if now_s >= next_s and not as_json:
+            if live is not None and now_s >= next_s:
                 next_s = now_s + 0.5
                 live.update(table(), refresh=True)
     if as_json:
         now_s = time.monotonic()
         click.echo(json.dumps({name: m.row(now_s) for name, m in sorted(meters.items())}))
+    elif live is None:
+        console.print(table())
     if not meters:
         click.echo(f"nothing came under {topic!r}", err=True)
         raise SystemExit(1)
