@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Iterator
@@ -181,7 +182,8 @@ class Stream:
     ``next`` gives a Received, or None when nothing came for ``idle_s``. Ends when none came for
     ``timeout_s`` after the last one that it gave (None: never); what has queued up meanwhile, while
     its user was busy, is given first. ``latest``: of what has queued up on one topic, only the
-    newest is given (``skipped`` counts the rest): for frames on a display.
+    newest is given (``skipped`` counts the rest): for frames on a display. ``close``, from this
+    thread or another, ends the iteration too.
     """
 
     def __init__(
@@ -205,6 +207,8 @@ class Stream:
         self._context = zmq.Context()
         self._socket = _socket(self._context, self.endpoint, self.prefixes, queue)
         self._waiting: list[Received] = []
+        self._closed = False
+        self._using = threading.RLock()  # a socket is of one thread at a time
         self._heard_s = time.monotonic()
         if snapshot:
             with contextlib.suppress(ClientError):  # no daemon yet: there is no state either
@@ -223,6 +227,17 @@ class Stream:
         return self
 
     def __next__(self) -> Received | None:
+        with self._using:
+            if self._closed:
+                raise StopIteration
+            try:
+                return self._next()
+            except zmq.ZMQError:
+                if self._closed:  # by a signal handler, while it waited
+                    raise StopIteration from None
+                raise
+
+    def _next(self) -> Received | None:
         if self._waiting:
             self._heard_s = time.monotonic()
             return self._waiting.pop(0)
@@ -249,8 +264,12 @@ class Stream:
         self._waiting = list(newest.values())
 
     def close(self) -> None:
-        self._socket.close()
-        self._context.term()
+        """Let go of the socket, from any thread. One that iterates meanwhile comes to its end,
+        and is waited for: ``idle_s`` at most. A second call does nothing."""
+        self._closed = True
+        with self._using:
+            self._socket.close()
+            self._context.term()
 
     def __enter__(self) -> Stream:
         return self
@@ -407,6 +426,7 @@ class Subscription:
         return self._stream.lost
 
     def close(self) -> None:
+        """End it, from any thread: an iteration that waits for an event ends at once."""
         self._stream.close()
 
     def __enter__(self) -> Subscription:
@@ -449,7 +469,7 @@ def subscribe(
     (``begin``, ``update``, ``early``, ``confirmed``, ``cancelled``, with one ``id``); choose
     ``("early", "cancelled")`` for the lowest delay. ``endpoint``: the gateway's, else
     $HGR_ENDPOINT, else loopback. Raises ClientError for what is no endpoint and ValueError for what
-    is no kind; a daemon that is not there yet is waited for.
+    is no kind; a daemon that is not there yet is waited for. ``close``, from any thread, ends it.
 
     Of a gesture whose end was lost (the gateway was killed, or this subscriber too slow) a
     ``cancelled`` is made here, some seconds later, with the reason; it is counted in ``lost``, and

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -302,3 +303,48 @@ def test_an_unknown_kind_is_refused_and_the_known_are_told(
 ) -> None:
     with pytest.raises(ValueError, match="is no kind of event: begin, update, early, confirmed"):
         listened("tcp://127.0.0.1:1", kinds=kinds)
+
+
+def test_closing_from_another_thread_ends_the_iteration() -> None:
+    """As a window's button does. No daemon is needed: it waits for one."""
+    for _ in range(3):
+        events = client.subscribe(f"tcp://127.0.0.1:{free_port()}")
+        got: list[Event] = []
+        faults: list[BaseException] = []
+
+        def listen(events: client.Subscription, got: list, faults: list) -> None:
+            try:
+                got += events
+            except BaseException as error:
+                faults.append(error)
+
+        thread = threading.Thread(target=listen, args=(events, got, faults))
+        thread.start()
+        time.sleep(0.01)
+        events.close()
+        thread.join(2)
+        assert not thread.is_alive()
+        assert (got, faults) == ([], [])
+
+
+def test_a_closed_subscription_is_at_its_end() -> None:
+    events = client.subscribe(f"tcp://127.0.0.1:{free_port()}")
+    events.close()
+    events.close()
+    assert list(events) == []
+    stream = client.raw(endpoint=f"tcp://127.0.0.1:{free_port()}")
+    stream.close()
+    assert list(stream) == []
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs timers of signals")
+def test_a_signal_handler_may_close_what_its_own_thread_iterates() -> None:
+    events = client.subscribe(f"tcp://127.0.0.1:{free_port()}", timeout_s=10)
+    before = signal.signal(signal.SIGALRM, lambda *_: events.close())
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.12)
+        began_s = time.monotonic()
+        assert list(events) == []
+        assert time.monotonic() - began_s < 5
+    finally:
+        signal.signal(signal.SIGALRM, before)
