@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import signal
@@ -22,6 +23,8 @@ import zmq
 
 import hgr_stream
 from hgr_stream.client import Stream
+from hgr_stream.config import ConfigError
+from hgr_stream.daemon.recorder import check_path
 from hgr_stream.messages import Event, Frame, Hand, Window, encode, joint_bytes
 from hgr_stream.pipeline import Pipeline
 from hgr_stream.recognition.bundle import load
@@ -666,3 +669,41 @@ def test_no_daemon_is_told_with_its_cure(tmp_path: Path) -> None:
 
 def test_the_run_directory_is_private(daemon: Daemon) -> None:
     assert daemon.run_dir.stat().st_mode & 0o077 == 0
+
+
+# -- a daemon that lacks something ------------------------------------------------------------
+
+
+def test_a_recording_path_that_cannot_be_written_is_told_once_with_its_cure(
+    tmp_path: Path, model: Path
+) -> None:
+    (tmp_path / "file").touch()
+    path = tmp_path / "file" / "x.mcap"
+    daemon = Daemon(tmp_path, CONFIG.format(model=model) + f'[record]\npath = "{path}"\n')
+    try:
+        wait_until(lambda: "recorder: exit code 78; gave it up" in daemon.text(), 10, "the end")
+        works(daemon, "unrecorded")  # the rest runs
+        assert daemon.text().count("cannot be written: Not a directory; set it to a file in") == 1
+        assert "starting it again" not in daemon.text()
+        assert daemon.status()["supervisor"].state == "degraded"
+    finally:
+        daemon.stop()
+
+
+def test_a_recording_is_tried_where_it_may_be_written_later(tmp_path: Path) -> None:
+    check_path(tmp_path / "new" / "folder" / "x.mcap")
+    assert not (tmp_path / "new").exists()
+    proc = [Path("/proc/x.mcap")] if sys.platform == "linux" else []
+    for wrong in (Path("/"), tmp_path / "nul\0.mcap", tmp_path / ("long" * 99), *proc):
+        with pytest.raises(ConfigError, match=r"\[record\] path .* set it to a file"):
+            check_path(wrong)
+
+
+def test_a_full_disk_is_no_fault_of_the_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(**_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("tempfile.NamedTemporaryFile", full)
+    check_path(tmp_path / "x.mcap")

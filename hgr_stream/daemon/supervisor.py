@@ -98,7 +98,8 @@ class Supervisor:
         self._stop = True
 
     def run(self, ready: Callable[[], None] = lambda: None) -> int:
-        """Until stopped. ``ready`` is called once, when every process is up."""
+        """Until stopped. ``ready`` is called once, when every process is up, or, of those that
+        the others can do without, given up."""
         make_run_dir(self.dir)
         lock = filelock.FileLock(self.dir / "lock")
         try:
@@ -176,7 +177,9 @@ class Supervisor:
             if now_s >= next_own_s:
                 next_own_s = now_s + 1.0
                 self._tell_own()
-            if not told and all(c.keeper.state in ("up", "ended") for c in self.children.values()):
+            # Drivers wait for the stages that they feed: a daemon without one of those is not up.
+            settled = ("up", "ended", "gave-up")
+            if not told and all(c.keeper.state in settled for c in self.children.values()):
                 told = True
                 ready()
             ready_sockets = dict(self.poller.poll(round(POLL_S * 1000)))
