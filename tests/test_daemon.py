@@ -707,3 +707,37 @@ def test_a_full_disk_is_no_fault_of_the_path(
 
     monkeypatch.setattr("tempfile.NamedTemporaryFile", full)
     check_path(tmp_path / "x.mcap")
+
+
+def test_a_daemon_whose_only_device_gave_up_says_so_and_serves_a_replay(
+    tmp_path: Path, model: Path
+) -> None:
+    text = CONFIG.format(model=model).replace("hand_present = false", 'gestures = ["LEFFT"]')
+    daemon = Daemon(tmp_path, text)
+    fault = "no device feeds frames: idle: unknown gesture 'LEFFT' in `gestures`; choose from "
+    try:
+        wait_until(lambda: fault in daemon.status()["supervisor"].message, 10, "the status")
+        assert daemon.status()["supervisor"].state == "degraded"
+        assert daemon.status()["driver.idle"].message.startswith("unknown gesture 'LEFFT'")
+        shown = daemon.hgr("status")
+        assert shown.returncode == 1
+        assert "no device feeds frames" in " ".join(shown.stdout.split())
+        time.sleep(1.5)
+        assert daemon.text().count(fault) == 1  # once, not at each beat
+
+        path = tmp_path / "swipe.mcap"
+        with Writer(path) as writer:
+            for f in swipe_frames(1):
+                writer.write(topics.of(f), encode(f), f.time_ns, f.time_ns, f.seq)
+        collector = Collector(daemon, "replayed")
+        replay = subprocess.Popen(
+            [*HGR, "replay", str(path), "--device", "replayed", "--name", "test"], env=daemon.env
+        )
+        wait_until(
+            lambda: "no device" not in daemon.status()["supervisor"].message, 10, "the relief"
+        )
+        assert replay.wait(20) == 0
+        wait_until(lambda: collector.kinds("confirmed"), 10, "recognition")
+        wait_until(lambda: fault in daemon.status()["supervisor"].message, 10, "the status again")
+    finally:
+        daemon.stop()

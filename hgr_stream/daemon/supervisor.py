@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import signal
 import subprocess
@@ -48,6 +49,7 @@ from .main import CONFIG_FILE
 from .processes import EXIT_FATAL, Process, processes
 from .shell import decode_request
 
+DRIVER = "driver."  # so begin the stages of drivers, those beside us (a replay) too
 POLL_S = 0.1
 STOP_S = 1.6  # all processes together; what is not gone by then is killed
 _OWN_GROUP: dict[str, Any] = (
@@ -68,6 +70,11 @@ class Child:
 
     def running(self) -> bool:
         return self.popen is not None and self.popen.poll() is None
+
+    def why(self) -> str:
+        """Why it fell: what it said itself, if anything, and how it ended."""
+        said = self.status.message if self.status is not None else ""
+        return f"{said} ({self.keeper.reason})" if said else self.keeper.reason
 
 
 @dataclass
@@ -91,6 +98,8 @@ class Supervisor:
         self.metadata = read_metadata(Path(self.model))
         settings(self.metadata, config.recognition, self.metadata.decoder)  # or a clear refusal
         self._stop = False
+        self._guest_s = -math.inf  # when a driver beside us was heard last
+        self._told_deserted = False
         self.boot_id = uuid.uuid4().hex[:12]
 
     def stop(self) -> None:
@@ -210,7 +219,7 @@ class Supervisor:
                 self._tell(child, "restarting", keeper.reason)
             elif keeper.state == "gave-up":
                 self.log.error("%s: %s; gave it up", stage, keeper.reason)
-                self._tell(child, "gave-up", keeper.reason)
+                self._tell(child, "gave-up", child.why())
             else:
                 self.log.info("%s: %s", stage, keeper.reason)
                 self._tell(child, "stopped", keeper.reason)
@@ -271,6 +280,8 @@ class Supervisor:
             child.status = status
             child.keeper.beat(time.monotonic(), ready=status.state != "starting")
             status.counts["restarts"] = child.keeper.restarts
+        elif status.stage.startswith(DRIVER):
+            self._guest_s = -math.inf if status.state == "stopped" else time.monotonic()
         # A stage that is not ours (a replay beside us) is passed on as it is.
         self.outlet.tell(topics.of(status), encode(status))
 
@@ -294,6 +305,10 @@ class Supervisor:
             k.state == "gave-up" or (k.state == "waiting" and k.restarts) for k in keepers
         )
         starting = "starting" in states or "waiting" in states
+        fault = self._deserted(time.monotonic())
+        if fault and not self._told_deserted:
+            self.log.warning("%s; mend it and start again (hgr replay FILE feeds us, too)", fault)
+        self._told_deserted = bool(fault)
         status = Status(
             stage="supervisor",
             boot_id=self.boot_id,
@@ -302,12 +317,22 @@ class Supervisor:
             wall_ns=time.time_ns(),
             pid=os.getpid(),
             counts={"restarts": sum(c.keeper.restarts for c in self.children.values())},
-            message=f"model {self.metadata.name}",
+            message="; ".join(filter(None, (f"model {self.metadata.name}", fault))),
         )
         self.outlet.tell(topics.of(status), encode(status))
         for child in self.children.values():
             if child.keeper.state == "gave-up":  # it says nothing more, and a gateway may be new
                 self._tell(child, "gave-up", child.keeper.reason)
+
+    def _deserted(self, now_s: float) -> str:
+        """Which drivers gave up, and why, when nothing else feeds frames; otherwise nothing."""
+        drivers = [c for c in self.children.values() if c.process.stage.startswith(DRIVER)]
+        live = any(c.keeper.state not in ("gave-up", "ended") for c in drivers)
+        if live or now_s - self._guest_s < self.config.supervisor.heartbeat_timeout_s:
+            return ""
+        lost = [c for c in drivers if c.keeper.state == "gave-up"]
+        told = "; ".join(f"{c.process.stage.removeprefix(DRIVER)}: {c.why()}" for c in lost)
+        return f"no device feeds frames: {told}" if lost else ""
 
     # -- requests -------------------------------------------------------------------------------
 
@@ -373,7 +398,7 @@ class Supervisor:
         deadline_s = time.monotonic() + STOP_S
         failed = False
         stages = list(self.children.values())
-        drivers = [c for c in stages if c.process.stage.startswith("driver.")]
+        drivers = [c for c in stages if c.process.stage.startswith(DRIVER)]
         rest = [c for c in reversed(stages) if c not in drivers]
         for group in (drivers, *([c] for c in rest)):
             for child in group:
