@@ -35,7 +35,10 @@ def test_shipped_configs_are_right(path) -> None:
         ('name = "my daemon"', "a name of letters, digits and _.- that begins"),
         ('[devices."a/b"]', "digit, at most 64 long - at the key 'a/b' in `.devices`"),
         ("[devices]\nleap = 3", "`.devices.leap`"),
-        ("[recognition]\nthreshold = { V = 0.5, LEFT = 3 }", "<= 1.0 - at `.recognition.threshold.LEFT`"),
+        (
+            "[recognition]\nthreshold = { V = 0.5, LEFT = 3 }",
+            "<= 1.0 - at `.recognition.threshold.LEFT`",
+        ),
         ("[gateway", "not valid TOML"),
     ],
 )

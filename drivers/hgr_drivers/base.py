@@ -13,6 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
+from pathlib import Path
 from typing import ClassVar, Generic, TypeVar
 
 import msgspec
@@ -34,6 +35,11 @@ class DeviceError(Exception):
         self.cure = cure
         self.fatal = fatal
         self.waiting = waiting
+
+    def told(self) -> str:
+        """Fault and cure in one line."""
+        fault = " ".join(str(self).split())
+        return f"{fault}; {self.cure}" if self.cure else fault
 
 
 def kind_of(text: str) -> str:
@@ -150,6 +156,17 @@ class Driver(ABC, Generic[O]):
             return ""
         cure = f"pip install 'hgr-stream[{cls.extra}]'" if cls.extra else f"install {absent[0]}"
         return f"needs {', '.join(absent)}: {cure}"
+
+    def check(self) -> None:
+        """Raise DeviceError for what cannot work whatever is plugged in, as far as that shows with
+        no device opened. Called on a driver that is not open, and only by ``hgr run --check``."""
+        file = getattr(self.options, "file", "")
+        if file and not Path(file).expanduser().is_file():
+            raise DeviceError(f"{file}: no such file", "set file to a recording", fatal=True)
+
+    def listens_at(self) -> str:
+        """The address that ``open`` binds alone, like "tcp://127.0.0.1:6460"; empty: none."""
+        return ""
 
     @classmethod
     def find(cls) -> list[Found]:

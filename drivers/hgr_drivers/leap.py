@@ -168,6 +168,16 @@ class LeapDriver(Driver[LeapOptions]):
         finally:
             driver.close()
 
+    def check(self) -> None:
+        """DeviceError for a url that is none."""
+        from websockets.exceptions import InvalidURI
+        from websockets.uri import parse_uri
+
+        try:
+            parse_uri(self.options.url)
+        except InvalidURI as error:
+            raise _bad_url(error) from None
+
     # --- the connection
 
     def _connect(self) -> ClientConnection:
@@ -196,9 +206,7 @@ class LeapDriver(Driver[LeapOptions]):
                 )
             )
         except InvalidURI as error:
-            raise DeviceError(
-                f"bad url: {error}", f'url must look like "{DEFAULT_URL}"', fatal=True
-            ) from None
+            raise _bad_url(error) from None
         except InvalidHandshake as error:
             raise DeviceError(
                 f"{url} answers, but not as a Leap service: {error}",
@@ -330,6 +338,10 @@ class LeapDriver(Driver[LeapOptions]):
     def _hand(self, hand: LeapHand) -> HandSample:
         joints = hand.joints @ HMD_AXES.T if self.options.optimize_hmd else hand.joints
         return HandSample(hand.id, hand.side, joints, hand.confidence)
+
+
+def _bad_url(error: Exception) -> DeviceError:
+    return DeviceError(f"bad url: {error}", f'url must look like "{DEFAULT_URL}"', fatal=True)
 
 
 def _service_text(service: ServiceVersion) -> str:

@@ -70,6 +70,9 @@ class ProgramDriver(Driver[ProgramOptions]):
         self._warned: set[tuple[str, str, str]] = set()  # source, count, kind of fault
         self._refused = (0, "")  # frames since the last good one, and why the last was
 
+    def listens_at(self) -> str:
+        return self.options.endpoint
+
     def open(self) -> None:
         self.close()
         socket = self._context.socket(zmq.PULL)

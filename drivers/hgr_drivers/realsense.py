@@ -100,6 +100,11 @@ class RealSenseDriver(Driver[RealSenseOptions]):
         self._frozen = ""  # serial of a camera that is to be reset
         self._counts: Counter[str] = Counter()
 
+    def check(self) -> None:
+        """DeviceError for a file that is not there, or a library that cannot be loaded."""
+        super().check()
+        librealsense.library()
+
     def open(self) -> None:
         self.close()
         options = self.options

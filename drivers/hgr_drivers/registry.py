@@ -10,10 +10,11 @@ from __future__ import annotations
 
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
+from urllib.parse import urlsplit
 
 from hgr_stream.config import Config, ConfigError, convert
 
-from .base import Driver, Options
+from .base import DeviceError, Driver, Options
 
 GROUP = "hgr_stream.drivers"
 
@@ -55,3 +56,45 @@ def check(config: Config) -> None:
         raise ConfigError("no device is configured: add a table like [devices.leap]")
     for device, table in config.devices.items():
         configured(device, table)
+
+
+def faults(config: Config) -> list[str]:
+    """What keeps the devices of a checked config from running on this machine, each in one line
+    with its cure, as far as it shows with no device opened and no socket bound."""
+    found = []
+    gateway = config.gateway
+    taken = {
+        f"tcp://{gateway.host}:{port}": "[gateway] port"
+        for port in (gateway.port, gateway.port + 1)
+    }
+    for device, table in config.devices.items():
+        where = f"[devices.{device}]"
+        kind, options = configured(device, table)
+        if missing := kind.missing():
+            found.append(f"{where}: {missing}")
+            continue
+        try:
+            driver = kind(options)
+            driver.check()
+        except DeviceError as error:
+            found.append(f"{where}: {error.told()}")
+            continue
+        if address := driver.listens_at():
+            others = [who for other, who in taken.items() if _same(address, other)]
+            if others:
+                found.append(f"{where}: {address} is taken by {others[0]}; set another for one")
+            taken.setdefault(address, where)
+    return found
+
+
+def _same(a: str, b: str) -> bool:
+    """Whether two addresses cannot both be bound."""
+    if a == b:
+        return True
+    one, other = urlsplit(a), urlsplit(b)
+    every = {"0.0.0.0", "::"}
+    return (
+        one.scheme == other.scheme != "ipc"
+        and one.netloc.rpartition(":")[2] == other.netloc.rpartition(":")[2]
+        and bool({one.hostname, other.hostname} & every)
+    )

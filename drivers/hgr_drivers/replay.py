@@ -57,7 +57,18 @@ class ReplayDriver(Driver[ReplayOptions]):
         self._recording: Recording | None = None
         self._lines: queue.SimpleQueue[bool] | None = None
 
+    def check(self) -> None:
+        """See whether the recording can be played: its beginning is read."""
+        self._load()
+        self.close()
+
     def open(self) -> None:
+        self._load()
+        if self.options.step and self._lines is None:
+            self._lines = queue.SimpleQueue()
+            threading.Thread(target=_read_lines, args=(self._lines,), daemon=True).start()
+
+    def _load(self) -> None:
         path = Path(self.options.file)
         try:
             recordings = open_recordings([path])
@@ -80,9 +91,6 @@ class ReplayDriver(Driver[ReplayOptions]):
             found = f" ({'; '.join(recording.notes)})" if recording.notes else ""
             self._player = None
             raise DeviceError(f"{path} holds {held}{found}", fatal=True)
-        if self.options.step and self._lines is None:
-            self._lines = queue.SimpleQueue()
-            threading.Thread(target=_read_lines, args=(self._lines,), daemon=True).start()
 
     def read(self, timeout_s: float) -> Sample | None:
         player = self._player

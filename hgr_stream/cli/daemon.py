@@ -12,7 +12,15 @@ import click
 import msgspec
 
 from ..client import ClientError, request, request_endpoint
-from ..config import Config, default_endpoint, default_run_dir, is_name, load, run_dir
+from ..config import (
+    Config,
+    ConfigError,
+    default_endpoint,
+    default_run_dir,
+    is_name,
+    load,
+    run_dir,
+)
 from ..messages import Status, decode
 from ..stream.bus import BusError, read_daemon_file
 
@@ -105,12 +113,15 @@ Examples:
 @click.argument("config", type=click.Path(path_type=Path), required=False)
 @click.option("--model", help="A shipped model's name or a file, instead of the config's.")
 @click.option("--port", type=click.IntRange(1, 65534), help="The gateway's, instead of config's.")
-@click.option("--check", is_flag=True, help="Check the config and the model, and end.")
+@click.option("--check", is_flag=True, help="Check whether this can run here, and end.")
 def run(config: Path | None, model: str | None, port: int | None, check: bool) -> None:
     """Run the daemon in the foreground until Ctrl-C.
 
     CONFIG is a TOML file (see configs/). Without one, the first Leap Motion service on this
     machine is used.
+
+    --check opens no device: it looks at the config, the model, each driver's options, packages
+    and files, addresses used twice, and the recording's path. A line a fault, and exit code 1.
     """
     from hgr_drivers import registry
 
@@ -124,16 +135,22 @@ def run(config: Path | None, model: str | None, port: int | None, check: bool) -
     if port:
         settings.gateway.port = port
     registry.check(settings)
+    name = config or "defaults"
+    if check and (found := _faults(settings)):
+        for fault in found:
+            click.echo(f"Error: {name}: {fault}", err=True)
+        raise SystemExit(1)
     log = set_up_logging("supervisor")
     try:
         supervisor = Supervisor(settings)
     except ModelError as error:
-        raise click.ClickException(f"{config or 'defaults'}: {error}") from None
+        raise click.ClickException(f"{name}: {error}") from None
     metadata = supervisor.metadata
     if check:
         click.echo(
-            f"{config or 'defaults'}: devices {', '.join(settings.devices)}; "
-            f"model {metadata.name}, {len(metadata.labels)} gestures. All is well."
+            f"{name}: devices {', '.join(settings.devices)}; "
+            f"model {metadata.name}, {len(metadata.labels)} gestures. All is well. "
+            "Not checked: devices were not opened, nor ports."
         )
         return
     handle_signals(supervisor)
@@ -150,6 +167,30 @@ def run(config: Path | None, model: str | None, port: int | None, check: bool) -
     code = supervisor.run(ready)
     log.info("stopped")
     raise SystemExit(code)
+
+
+def _faults(settings: Config) -> list[str]:
+    """What keeps a daemon with this config from running here, each in one line with its cure."""
+    from hgr_drivers import registry
+
+    from ..daemon.recorder import check_path
+    from ..daemon.supervisor import Supervisor
+    from ..recognition.bundle import ModelError
+    from ..recognition.bundle import load as load_model
+
+    found = []
+    try:
+        Supervisor(settings)
+        load_model(settings.model.use, settings.model.threads)
+    except ModelError as error:
+        found.append(str(error))
+    found += registry.faults(settings)
+    try:
+        if settings.record.path:
+            check_path(Path(settings.record.path))
+    except ConfigError as error:
+        found.append(str(error))
+    return found
 
 
 def snapshot(endpoint: str | None, prefix: str) -> list[tuple[str, bytes]]:

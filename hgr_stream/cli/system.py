@@ -73,7 +73,7 @@ def _look(driver: type[Driver], row: dict[str, object]) -> None:
         if not problem:
             found = [asdict(one) for one in driver.find()]
     except DeviceError as error:
-        problem = f"{error}; {error.cure}" if error.cure else str(error)
+        problem = error.told()
     except Exception as error:
         problem = f"{type(error).__name__}: {error}"
     row |= {"found": found, "problem": problem}

@@ -89,6 +89,12 @@ class AzureDriver(Driver[AzureOptions]):
         self._hands: AzureHands | None = None
         self._counts: Counter[str] = Counter()
 
+    def check(self) -> None:
+        """DeviceError for a file that is not there, or, for a device, without its SDK."""
+        super().check()
+        if not self.options.file:
+            k4a.load(self.options.library)
+
     def open(self) -> None:
         self.close()
         options = self.options

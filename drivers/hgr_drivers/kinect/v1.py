@@ -127,6 +127,10 @@ class KinectDriver(Driver[KinectOptions]):
         self._pairing = Pairing()
         self._counts: Counter[str] = Counter()
 
+    def check(self) -> None:
+        """DeviceError without the library, or the right to reach the USB."""
+        Freenect(self.options.library).close()
+
     def open(self) -> None:
         self.close()
         options = self.options

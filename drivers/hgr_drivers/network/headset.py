@@ -151,6 +151,9 @@ class HeadsetDriver(PacketDriver[HeadsetOptions]):
         server = self._server
         return int(server.socket.getsockname()[1]) if server else self.options.port
 
+    def listens_at(self) -> str:
+        return f"tcp://{self.options.host}:{self.options.port}" if self.options.port else ""
+
     def _connect(self) -> None:
         try:
             from websockets.sync.server import serve

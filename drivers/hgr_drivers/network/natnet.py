@@ -319,6 +319,9 @@ class NatNetDriver(UdpDriver[NatNetOptions]):
             heading_deg=options.heading_deg,
         )
 
+    def listens_at(self) -> str:
+        return ""  # several receivers may share a multicast group's port
+
     def _listen(self, cure: str) -> Socket:
         options = self.options
         try:

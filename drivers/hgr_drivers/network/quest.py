@@ -303,6 +303,9 @@ class QuestDriver(UdpDriver[QuestOptions]):
     def _port(self) -> int:
         return self.options.port or DEFAULT_PORTS[self.options.transport]
 
+    def listens_at(self) -> str:
+        return f"{self.options.transport}://{self.options.host}:{self._port()}"
+
     def _listen(self, cure: str) -> Socket:
         if self.options.transport == "tcp":
             return TcpLines(self.options, self._port(), cure)

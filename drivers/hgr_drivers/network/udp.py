@@ -204,6 +204,14 @@ class UdpDriver(PacketDriver[U], Generic[U]):
         """The port that is listened on; the configured one while closed."""
         return self._socket.port if self._socket else self._port()
 
+    def check(self) -> None:
+        """DeviceError for senders that are no addresses."""
+        networks(self.options.senders)
+
+    def listens_at(self) -> str:
+        port = self._port()  # 0: the system chooses one
+        return f"udp://{self.options.host}:{port}" if port else ""
+
     def _connect(self) -> None:
         cure = f"close {self.holder}, or send to another port and set port here"
         self._socket = self._listen(cure)

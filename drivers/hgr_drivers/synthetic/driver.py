@@ -190,6 +190,10 @@ class SyntheticDriver(Driver[SyntheticOptions]):
                 present[k : k + max(1, round(rng.uniform(*LOST_S) * fps)), hand] = False
         return present
 
+    def check(self) -> None:
+        """DeviceError for an unknown label."""
+        self._script()
+
     # -------------------------------------------------------------------------------- playing
     def open(self) -> None:
         """Compute the loop; the device's clock starts at 0. DeviceError for an unknown label."""
