@@ -165,11 +165,6 @@ class Stamper:
         ]
 
 
-def told(error: DeviceError) -> str:
-    """One line for a person: what is wrong, and the cure."""
-    return f"{error_line(error)}; {error.cure}" if error.cure else error_line(error)
-
-
 class Runner(Shell):
     """A driver's process."""
 
@@ -233,7 +228,7 @@ class Runner(Shell):
             self.is_open = False
             self._retry_s = time.monotonic() + self.backoff.failed()
             self.counts["reconnects"] += 1
-        text = told(error)
+        text = error.told()
         if error.fatal:
             self.log.error("%s", text)
             self.exit_code = EXIT_FATAL
@@ -328,7 +323,7 @@ def main() -> int:
         set_up_logging(f"driver.{arguments.device}").error("%s", error_line(error))
         return EXIT_FATAL
     except DeviceError as error:  # of the driver's making; those of its running the runner tells
-        set_up_logging(f"driver.{arguments.device}").error("%s", told(error))
+        set_up_logging(f"driver.{arguments.device}").error("%s", error.told())
         return EXIT_FATAL if error.fatal else 1
     except (BusError, OSError) as error:
         set_up_logging(f"driver.{arguments.device}").error("%s", error_line(error))
