@@ -27,9 +27,9 @@ T = TypeVar("T")
 ENDPOINT_VARIABLE: Final = "HGR_ENDPOINT"
 RUN_DIR_VARIABLE: Final = "HGR_RUN_DIR"
 
-Positive = Annotated[float, Meta(gt=0)]
+Positive = Annotated[float, Meta(gt=0, le=86_400)]  # TOML knows inf, and no clock does
 Share = Annotated[float, Meta(ge=0, le=1)]
-NotNegative = Annotated[float, Meta(ge=0)]
+NotNegative = Annotated[float, Meta(ge=0, le=86_400)]
 #: A string's pattern -> what it wants, in words: msgspec's errors would show the pattern.
 _WORDS: Final[dict[str, str]] = {}
 

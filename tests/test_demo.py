@@ -18,7 +18,7 @@ from hgr_stream.client import Stream
 from hgr_stream.messages import Status
 from tests.daemon_process import HGR, wait_until
 
-DEMO = [*HGR, "demo", "--gestures", "LEFT", "--json"]
+DEMO = [*HGR, "demo", "--gestures", "LEFT"]
 
 
 def test_without_torch_it_ends_with_one_line_and_the_cure(tmp_path: Path) -> None:

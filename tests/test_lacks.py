@@ -76,6 +76,35 @@ def test_what_is_refused_for_a_lack_was_not_lost(tmp_path) -> None:
     assert engine.counts["windows_lost"] == 1
 
 
+@pytest.mark.parametrize("size", [1, 7, 100])
+@pytest.mark.parametrize(("lacking_s", "kinds"), [(0.2, ["confirmed"]), (0.4, ["cancelled"])])
+def test_a_gesture_does_not_outlive_what_the_model_needs(
+    tmp_path, lacking_s: float, kinds: list[str], size: int
+) -> None:
+    """A stroke in the middle of which the depth is lost; how windows come changes nothing."""
+    bundle = load(str(save_palm_model(tmp_path / "palm.pt")))
+    engine, segmenter = Engine(bundle), Segmenter(WindowSpec(25.0, 1, 1))
+    xs = [0.0] * 10 + [0.06 * i for i in range(40)] + [2.34] * 20
+    joints = [joint_bytes(hand_joints(x)) for x in xs]
+    lacking = range(20, 20 + round(lacking_s * 25))
+    frames = [
+        frame(i, i * 40 * MS, [Hand(1, "right", j, lacks=["depth"] * (i in lacking))])
+        for i, j in enumerate(joints)
+    ]
+    windows = [w for f in frames for w in segmenter.push(f)] + segmenter.finish()
+    events = [e for k in range(0, len(windows), size) for e in engine.push(windows[k : k + size])]
+    first = [e for e in events if e.id == events[0].id]
+    assert [e.kind for e in first if e.kind in ("confirmed", "cancelled")] == kinds
+    if kinds == ["cancelled"]:
+        assert first[-1].reason == "lacks depth"
+        # When the depth is back, the rest of the stroke is a gesture of its own.
+        again = [e for e in events if e.id != first[0].id]
+        assert again[0].kind == "begin"
+        assert again[0].onset_ns >= frames[lacking[-1]].time_ns
+        assert again[-1].kind == "confirmed"
+    assert engine.counts["windows_lost"] == 0
+
+
 def test_the_daemon_tells_of_hands_that_its_model_cannot_judge(tmp_path) -> None:
     model = save_palm_model(tmp_path / "palm.pt")
     config = f'[devices.cam]\ndriver = "synthetic"\n[model]\nuse = "{model}"\n'

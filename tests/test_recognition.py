@@ -217,6 +217,11 @@ def rewritten(source: Path, target: Path, change) -> Path:
         ("kind", "magic", "kind"),
         ("temperature", 0.0, "temperature"),
         ("decoder", {"per_class": {"WAVE": {}}}, "'WAVE'"),
+        ("decoder", {"begin_hold_s": 1e308}, "begin_hold_s is 1e+308, not between 0 and 3600"),
+        ("decoder", {"max_duration_s": 1e10}, "max_duration_s is 1e+10"),
+        ("decoder", {"accept": -0.1}, "accept is -0.1"),
+        ("decoder", {"per_class": {"CIRCLE": {"early": -1.0}}}, "early of CIRCLE is -1"),
+        ("refine_margin_s", -1.0, "refine_margin_s is -1"),
     ],
 )
 def test_bad_metadata_is_refused_by_name(tiny, tmp_path, field, value, told):
@@ -290,6 +295,9 @@ def test_outputs_that_do_not_match_are_refused(tmp_path, pair):
         bundle.save(causal.export(*pair), metadata(labels=["A", "B"]), tmp_path / "s.pt")
     with pytest.raises(ModelError, match="does not run as a streaming model"):
         bundle.save(torch.jit.script(Windowed(4)), metadata(), tmp_path / "k.pt")
+    dated = metadata(kind="windowed", size=10, hop=5, refine_margin_s=0.2)
+    with pytest.raises(ModelError, match="refine"):  # it promises a dater and has none
+        bundle.save(torch.jit.script(Windowed(4)), dated, tmp_path / "d.pt")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -299,6 +299,9 @@ class Supervisor:
         self.outlet.tell(topics.of(status), encode(status))
 
     def _tell_own(self) -> None:
+        for child in self.children.values():
+            if child.keeper.state == "gave-up":  # it says nothing more, and a gateway may be new
+                self._tell(child, "gave-up", child.keeper.reason)
         keepers = [child.keeper for child in self.children.values()]
         states = [keeper.state for keeper in keepers]
         troubled = any(
@@ -320,9 +323,6 @@ class Supervisor:
             message="; ".join(filter(None, (f"model {self.metadata.name}", fault))),
         )
         self.outlet.tell(topics.of(status), encode(status))
-        for child in self.children.values():
-            if child.keeper.state == "gave-up":  # it says nothing more, and a gateway may be new
-                self._tell(child, "gave-up", child.keeper.reason)
 
     def _deserted(self, now_s: float) -> str:
         """Which drivers gave up, and why, when nothing else feeds frames; otherwise nothing."""

@@ -24,6 +24,7 @@ __all__ = ["Bundle", "DecoderOptions", "Metadata", "ModelError", "load", "read_m
 
 _ENTRY: Final = "hgr.json"
 _MAX_METADATA: Final = 1 << 20
+LONGEST_S: Final = 3600.0  #: of a decoder's times; its other settings are below by far
 SKELETON: Final = "canonical-22"
 
 
@@ -115,6 +116,14 @@ def _fault(m: Metadata) -> str:
     unknown = set(m.decoder.per_class) - set(m.labels)
     if unknown:
         return f"decoder settings for {sorted(unknown)[0]!r}, which is not among its labels"
+    own = msgspec.structs.asdict(m.decoder)
+    per_class = own.pop("per_class")
+    numbers = [("refine_margin_s", m.refine_margin_s), *own.items()]
+    for label, limits in per_class.items():
+        numbers += [(f"{name} of {label}", v) for name, v in msgspec.structs.asdict(limits).items()]
+    for name, value in numbers:  # NaN is not between any two
+        if isinstance(value, float) and not 0 <= value <= LONGEST_S:
+            return f"decoder setting {name} is {value:g}, not between 0 and {LONGEST_S:g}"
     return ""
 
 
@@ -202,13 +211,20 @@ def _examine(module: Any, metadata: Metadata, path: Path) -> Bundle:
                     bundle.state_size = state.shape[1]
                 if not bool(torch.isfinite(logits).all()):
                     raise ModelError(f"{path}: gives NaN or infinity on a still hand")
+            segment = joints.expand(-1, 5 * n, -1, -1)[:, :5] if n == 1 else joints
+            judged = {}
             if hasattr(module, "verify"):
-                verdict = module.verify(
-                    joints.expand(-1, 5 * n, -1, -1)[:, :5] if n == 1 else joints
-                )
+                verdict = judged["verify"] = module.verify(segment)
                 if tuple(verdict.shape) != (1, 1 + classes):
                     raise wrong("verify", verdict.shape, (1, 1 + classes))
                 bundle.has_verifier = True
+            if metadata.refine_margin_s > 0:
+                shift = judged["refine"] = module.refine(segment)
+                if tuple(shift.shape) != (1, 2):
+                    raise wrong("refine", shift.shape, (1, 2))
+            for what, found in judged.items():
+                if not bool(torch.isfinite(found).all()):
+                    raise ModelError(f"{path}: {what} gives NaN or infinity on a still hand")
     except (RuntimeError, AttributeError, TypeError, ValueError, IndexError) as error:
         if isinstance(error, ModelError):
             raise

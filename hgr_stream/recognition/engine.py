@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from functools import partial
-from typing import get_args
+from typing import Final, get_args
+
+import msgspec
 
 from ..config import Recognition
 from ..messages import Event, Window
@@ -19,6 +21,9 @@ from .choice import Choice, settings
 from .decoder import Decoder
 from .options import DecoderOptions, Metadata
 from .recogniser import Recogniser, rounds
+
+#: So long a hand may lack what the model needs (depth with holes, say) and still be followed.
+LACK_NS: Final = 250_000_000
 
 
 class Engine:
@@ -41,6 +46,8 @@ class Engine:
         self.notices: list[str] = []  #: lines for people, drained by the caller
         self._next_seq: dict[tuple[str, str], tuple[str, int]] = {}
         self._told: set[tuple[str, str]] = set()  # (device, lack)
+        # (device, hand, track) that lack something -> since when; None: followed no more
+        self._lacking: dict[tuple[str, str, str], int | None] = {}
         self._adopt(bundle)
 
     def _adopt(self, bundle: Bundle) -> None:
@@ -80,8 +87,8 @@ class Engine:
         """
         self.recogniser.check(windows)
         self._count_lost(windows)  # of all: what is refused has come
-        if any(window.lacks for window in windows):
-            windows = [window for window in windows if self._suits(window)]
+        if self._lacking or any(window.lacks for window in windows):
+            windows = [w for w in map(self._suited, windows) if w is not None]
         found: list[tuple[int, list[Event]]] = []
         for runs in rounds(windows):
             # A track's last words come before its state is dropped: the verifier needs it.
@@ -94,10 +101,16 @@ class Engine:
         found.sort(key=lambda item: item[0])
         return self._choice.of(self._signed(event) for _, events in found for event in events)
 
-    def _suits(self, window: Window) -> bool:
-        """Whether the model can judge this hand; told once for each device and lack."""
+    def _suited(self, window: Window) -> Window | None:
+        """The window if the model can judge the hand; None if it cannot, which is told once for
+        each device and lack. The first after ``LACK_NS`` without is the end for the model: what was
+        begun is cancelled, and the hand starts afresh when it suits again."""
         metadata = self.bundle.metadata
+        key = (window.device, window.hand, window.track)
         missing = [lack for lack in window.lacks if lack in metadata.needs]
+        if window.ended or not missing:
+            self._lacking.pop(key, None)
+            return window
         for lack in missing:
             self.counts[f"windows_lacking_{lack}"] += 1
             if (window.device, lack) not in self._told:
@@ -106,7 +119,11 @@ class Engine:
                     f"{window.device}: model {metadata.name!r} needs {LACKS[lack]}, which this "
                     "source does not give; its hands are not recognised"
                 )
-        return not missing
+        since_ns = self._lacking.setdefault(key, window.time_ns)
+        if since_ns is None or window.time_ns - since_ns <= LACK_NS:
+            return None
+        self._lacking[key] = None
+        return msgspec.structs.replace(window, joints=b"", ended=f"lacks {missing[0]}")
 
     def _count_lost(self, windows: Sequence[Window]) -> None:
         for window in windows:
@@ -168,5 +185,6 @@ class Engine:
         """
         events = [e for d in self._decoders.values() for e in d.finish(time_ns, reason)]
         self._decoders.clear()
+        self._lacking.clear()
         self.recogniser = Recogniser(self.bundle)
         return self._choice.of(self._signed(event) for event in events)

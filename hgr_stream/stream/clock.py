@@ -101,13 +101,18 @@ class PaceJudge:
     STEPS: Final = 4  #: and no fewer are judged
     MOST: Final = 100
     UNITS: Final = {1: "nano", 1_000: "micro", 1_000_000: "milli", 1_000_000_000: ""}
-    _jump_ns: int
 
     def __init__(self, unit_ns: int = 0) -> None:
         self.unit_ns = unit_ns
         self.fault = ""  #: in words, after "the device's time"; empty: none is known
         self._last: tuple[int, int] | None = None
         self._begin()
+
+    def _begin(self) -> None:
+        self._steps = 0
+        self._host_ns = 0
+        self._device_ns = 0
+        self._jump_ns = 0  # the largest of the device's steps that is a jump
 
     def push(self, device_ns: int | None, host_ns: int) -> str:
         """Take a sample's two times; ``fault``. ``device_ns`` None: it bears none."""
@@ -132,12 +137,6 @@ class PaceJudge:
             self.fault = self._judged((self._device_ns - self._jump_ns) / self._host_ns)
             self._begin()
         return self.fault
-
-    def _begin(self) -> None:
-        self._steps = 0
-        self._host_ns = 0
-        self._device_ns = 0
-        self._jump_ns = 0  # the largest of the device's steps that is a jump
 
     def _judged(self, pace: float) -> str:
         """``pace``: seconds of the device a second of the host."""

@@ -177,7 +177,12 @@ def unlearnt(training: dict[str, Any], recordings: Sequence[Recording]) -> list[
     """The recordings that a model with this ``training`` metadata has not learnt from; raises
     DatasetError when there is none."""
     learnt = Learnt.from_metadata(training)
-    pieces = [(i, q) for i, r in enumerate(recordings) for q in sequences_of(r)]
+    pieces = [
+        (i, q)
+        for i, r in enumerate(recordings)
+        for every in (False, True)
+        for q in sequences_of(r, every=every)
+    ]
     known = learnt.of_sequences([q for _, q in pieces])
     old = {i for (i, _), learnt_from in zip(pieces, known, strict=True) if learnt_from}
     kept = [r for i, r in enumerate(recordings) if i not in old]

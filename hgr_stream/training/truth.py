@@ -175,16 +175,17 @@ def load_streams(root: Path, tell: Callable[[str], None] = lambda _: None) -> li
 
 
 def sequences_of(
-    recording: Recording, tell: Callable[[str], None] = lambda _: None
+    recording: Recording, tell: Callable[[str], None] = lambda _: None, *, every: bool = False
 ) -> list[HandSequence]:
     """The hand seen most, cut where it was lost; none where no hand was. tell: hears how many
-    pieces were too short to be of use, and which hands impossible, and are left out."""
+    pieces were too short to be of use, and which hands impossible, and are left out. every: they
+    are not, as they are not from a benchmark's own files."""
     hands: dict[tuple[str, Side], list[tuple[int, Float32]]] = {}
     faults: Counter[str] = Counter()
     for frame in recording.frames:
         for hand in {h.side: h for h in reversed(frame.hands)}.values():
             joints = hand.array()
-            if fault := impossible(joints):
+            if not every and (fault := impossible(joints)):
                 faults[fault[1]] += 1
                 continue
             seen = hands.setdefault((frame.device, hand.side), [])
@@ -201,7 +202,8 @@ def sequences_of(
     cuts = [0, *(np.flatnonzero(np.diff(time_ns) > MAX_GAP_NS) + 1).tolist(), len(time_ns)]
     pieces, short = [], 0
     for k, (a, b) in enumerate(pairwise(cuts)):
-        if b - a < MIN_FRAMES or time_ns[b - 1] - time_ns[a] < MIN_PIECE_NS:
+        brief = time_ns[b - 1] - time_ns[a] < MIN_PIECE_NS and not every
+        if b - a < MIN_FRAMES or brief:
             short += 1
             continue
         part = time_ns[a:b]
