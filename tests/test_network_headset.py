@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import json
+import socket
 import time
 
 import numpy as np
 import pytest
 from hgr_drivers.base import DeviceError
 from hgr_drivers.network.headset import (
+    CLOSE_S,
     MAX_MESSAGE_BYTES,
     HeadsetDecoder,
     HeadsetDriver,
@@ -142,6 +144,36 @@ def test_frames_over_a_websocket_and_a_headset_that_comes_back(driver, caplog) -
                 old.recv(timeout=5)
     wait_until(lambda: caplog.text.count("has gone") == 4, what="goodbyes")
     assert "ERROR" not in caplog.text
+
+
+@contextlib.contextmanager
+def half_dead(driver):
+    """A headset that connects and then answers nothing, as one that has left the Wi-Fi."""
+    before = driver.counts().get("connections", 0)
+    with socket.create_connection(("127.0.0.1", driver.port)) as peer:
+        peer.sendall(
+            b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            b"Sec-WebSocket-Key: MDAwMDAwMDAwMDAwMDAwMA==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+        )
+        wait_until(lambda: driver.counts().get("connections") == before + 1, what="it")
+        yield peer
+
+
+def test_a_headset_that_comes_back_is_read_at_once_whatever_its_old_connection_does(driver) -> None:
+    text = message(openxr_points(hand_joints()))
+    with half_dead(driver), connect(url(driver)) as new:
+        new.send(text)
+        assert len(collect(driver, 1, CLOSE_S / 2)) == 1
+        time.sleep(CLOSE_S)  # past the old one's end
+        new.send(text)
+        assert len(collect(driver, 1)) == 1
+
+
+def test_closing_does_not_wait_long_for_a_headset_that_is_half_dead(driver) -> None:
+    with half_dead(driver):
+        began_s = time.monotonic()
+        driver.close()
+        assert time.monotonic() - began_s < CLOSE_S + 2
 
 
 def test_what_a_headset_sent_before_it_went_is_read(driver, monkeypatch) -> None:

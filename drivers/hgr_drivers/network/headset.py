@@ -44,6 +44,8 @@ log = logging.getLogger(__name__)
 DEFAULT_PORT: Final = 6470
 #: Two hands as text are 4 KB.
 MAX_MESSAGE_BYTES: Final = 1 << 16
+#: A headset that has left the Wi-Fi answers no goodbye: closing waits for it so long.
+CLOSE_S: Final = 1.0
 N_OPENXR, N_WEBXR = 26, 25
 
 
@@ -176,6 +178,7 @@ class HeadsetDriver(PacketDriver[HeadsetOptions]):
                 compression=None,
                 ping_interval=5,
                 ping_timeout=5,
+                close_timeout=CLOSE_S,
             )
         except OSError as error:
             raise DeviceError(
@@ -217,7 +220,10 @@ class HeadsetDriver(PacketDriver[HeadsetOptions]):
             before, self._client = self._client, connection
             self._counts["connections"] += 1
         if before is not None:
-            before.close(1001, "another headset has connected")
+            # Aside: it may be half dead, and the goodbye to it must not hold the new one's frames.
+            threading.Thread(
+                target=before.close, args=(1001, "another headset has connected"), daemon=True
+            ).start()
         log.info("headset %s is connected", sender)
         try:
             for message in connection:
