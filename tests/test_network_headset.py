@@ -18,6 +18,7 @@ from hgr_drivers.network.headset import (
     HeadsetOptions,
 )
 from hgr_drivers.network.packets import BACKLOG, PacketError
+from hgr_drivers.runner import Stamper
 from hypothesis import given
 from hypothesis import strategies as st
 from websockets.exceptions import ConnectionClosed, InvalidStatus
@@ -26,7 +27,7 @@ from websockets.sync.server import ServerConnection
 
 from hgr_stream.cli.demo import free_port
 from hgr_stream.client import Stream
-from hgr_stream.messages import Frame, decode
+from hgr_stream.messages import Frame, decode, encode
 from hgr_stream.skeleton import OPENXR_26, bone_lengths, chirality, from_layout, mirrored
 from tests.daemon_process import Daemon, wait_until
 from tests.hands import hand_joints
@@ -88,6 +89,19 @@ def test_a_bad_hand_costs_itself_alone() -> None:
     assert [hand.side for hand in sample.hands] == ["right", "left"]
     assert sample.device_ns is None
     assert dict(decoder.counts) == {"hand_untracked": 2, "hand_refused": 2}
+
+
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_a_time_beyond_64_bits_is_refused_and_the_next_frame_is_taken(sign) -> None:
+    decoder = HeadsetDecoder()
+    points = openxr_points(hand_joints())
+    for time_ms in (1e13, 1e15):
+        with pytest.raises(PacketError) as caught:
+            decoder.push(message(points, time_ms=sign * time_ms).encode(), "h")
+        assert caught.value.reason == "malformed"
+    sample = decoder.push(message(points, time_ms=sign * 9e12).encode(), "h")
+    frame = Stamper("headset", "boot", lossless=False).frame(sample, 1, 1)
+    assert decode(Frame, encode(frame)).device_ns == sign * 9 * 10**18
 
 
 @given(

@@ -66,7 +66,8 @@ class _Hand(msgspec.Struct):
 
 class _Frame(msgspec.Struct):
     hands: Annotated[list[_Hand], Meta(max_length=16)]
-    time_ms: Annotated[float, Meta(ge=-1e15, le=1e15)] | None = None
+    #: In ns it must still fit int64.
+    time_ms: Annotated[float, Meta(ge=-9e12, le=9e12)] | None = None
 
 
 _decoder = msgspec.json.Decoder(_Frame)
