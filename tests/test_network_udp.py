@@ -9,8 +9,8 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from hgr_drivers.base import DeviceError
-from hgr_drivers.network.clock import FrameNumbers
+from hgr_drivers.base import DeviceError, Sample
+from hgr_drivers.network.clock import FrameNumbers, LoopingClock
 from hgr_drivers.network.lsl import LslDriver
 from hgr_drivers.network.manus import ManusDriver
 from hgr_drivers.network.natnet import NatNetDriver
@@ -19,8 +19,10 @@ from hgr_drivers.network.rokoko import RokokoDriver, RokokoOptions
 from hgr_drivers.network.vmc import VmcDriver
 from hgr_drivers.network.xsens import XsensDriver
 from hgr_drivers.registry import available
+from hgr_drivers.runner import Stamper
 
 from hgr_stream import config
+from hgr_stream.messages import encode
 from tests.daemon_process import Daemon, wait_until
 from tests.hands import hand_joints
 from tests.models import save_palm_model
@@ -172,6 +174,15 @@ def test_frame_numbers() -> None:
     assert lost == [0, 0, 0, 1, 0, 0, 0, 4]
     wrapping = FrameNumbers(modulus=256)
     assert [wrapping.push(n) for n in (254, 255, 0, 2)] == [0, 0, 0, 1]
+
+
+def test_a_clock_that_leaps_to_and_fro_stays_within_64_bits() -> None:
+    clock = LoopingClock()
+    stamper = Stamper("suit", "boot", lossless=False)
+    for i in range(100):
+        device_ns = clock.push((-1) ** i * 999_999_999.0, None)
+        encode(stamper.frame(Sample(device_ns, [], i), i, i))
+    assert clock.loops == 50
 
 
 def test_in_the_daemon_silence_is_told_and_frames_arrive(tmp_path: Path) -> None:

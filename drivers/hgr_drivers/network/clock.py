@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Final
+
+#: Time runs on no farther than this: in ns it must still fit int64.
+MOST_S: Final = 9e9
+
 
 class LoopingClock:
     """Seconds that may jump back (a looping clip) or stand still -> nanoseconds that run on."""
@@ -14,7 +19,7 @@ class LoopingClock:
         self._offset_s = 0.0
 
     def push(self, time_s: float | None, rate_hz: float | None) -> int | None:
-        """The device time, or None while the sender's clock does not run.
+        """The device time, within int64, or None while the sender's clock does not run.
 
         Steps beyond the sender's own rate are counted in ``lost``, in frames."""
         if time_s is None or not abs(time_s) < 1e9:
@@ -31,6 +36,8 @@ class LoopingClock:
                 if rate_hz and 0 < rate_hz < 1000 and step_s < 2:
                     self.lost += max(round(step_s * rate_hz) - 1, 0)
                 self._step_s = min(step_s, 0.1)
+        if abs(time_s + self._offset_s) > MOST_S:  # of loops that are none: it begins anew
+            self._offset_s = 0.0
         return round((time_s + self._offset_s) * 1e9)
 
 
