@@ -119,6 +119,18 @@ def test_lost_late_unmatched_and_malformed_are_counted_and_the_rest_is_kept(hand
     assert decoder.push(packet(hands[2], frame=1, time_ns=11), "headset") is not None
 
 
+def test_frame_numbers_and_times_that_cannot_be_are_refused_and_count_as_nothing_lost(
+    hands,
+) -> None:
+    decoder = QuestDecoder()
+    decoder.push(packet(hands[0], frame=1), "headset")
+    for frame, time_ns in ((1 << 52, 2_000), (2, 1 << 63)):
+        with pytest.raises(PacketError, match=f"frame number {frame}, time {time_ns}"):
+            decoder.push(packet(hands[1], frame=frame, time_ns=time_ns), "headset")
+    assert decoder.push(packet(hands[1], frame=2, time_ns=2_000), "headset").index == 2
+    assert decoder.counts["lost"] == 0
+
+
 @given(
     st.one_of(
         st.binary(max_size=300),

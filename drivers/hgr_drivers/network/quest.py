@@ -40,6 +40,8 @@ DEFAULT_PORTS: Final = {"udp": 9000, "tcp": 8000}
 MAX_LINE_BYTES: Final = 1 << 14
 #: A frame number that falls back farther than this: the app was started anew.
 RESTART_FRAMES: Final = 100
+#: A year of 120 Hz. The gaps between larger ones would add up to a count beyond 64 bits.
+MAX_FRAME: Final = 1 << 32
 #: Early versions of the app send the little finger from its metacarpal on, without its tip (the
 #: sample line of its documentation is one): "knuckle" to wrist is then this much shorter.
 OLD_LITTLE_FINGER: Final = 0.65
@@ -191,7 +193,7 @@ def _stamps(packet: Any) -> tuple[int, int | None]:
     if debug is None:
         return 0, None
     frame, time_ns = debug.source_frame_seq or 0, debug.source_ts_ns
-    if not 0 <= frame < 1 << 53 or (time_ns is not None and not 0 <= time_ns < 1 << 62):
+    if not 0 <= frame < MAX_FRAME or (time_ns is not None and not 0 <= time_ns < 1 << 62):
         raise PacketError("absurd", f"frame number {frame}, time {time_ns}")
     return frame, time_ns
 
