@@ -149,6 +149,21 @@ def test_one_of_two_sensors_by_its_serial(leap) -> None:
         LeapCDriver(LeapCOptions(serial="LP-9")).open()
 
 
+@pytest.mark.parametrize(("what", "told"), [("unplug", "is unplugged"), ("fail", "fails")])
+def test_of_two_sensors_only_the_chosen_ones_end_is_told(leap, what, told) -> None:
+    end = getattr(leap.libleapc, f"stand_in_{what}")
+    leap.libleapc.stand_in_plug(2, b"LP-0002")
+    driver = LeapCDriver(LeapCOptions(serial="LP-0001"))
+    with contextlib.closing(driver):
+        driver.open()
+        end(2)
+        send(leap, [], 1)
+        assert [s.index for s in collect(driver, 1)] == [1]
+        end(1)
+        with pytest.raises(DeviceError, match=told):
+            collect(driver, 1)
+
+
 def test_an_unplugged_sensor_and_a_stopped_service_are_told_and_come_back(leap, driver) -> None:
     leap.libleapc.stand_in_unplug(1)
     with pytest.raises(DeviceError, match="unplugged") as caught:

@@ -180,14 +180,22 @@ class LeapCDriver(Driver[LeapCOptions]):
                 driver.put(DeviceError("lost the Ultraleap service", _SERVICE), events)
 
             def on_device_lost_event(self, event: Any) -> None:
-                driver.put(DeviceError("the sensor is unplugged", "plug it in"), events)
+                if driver._is_ours(event):
+                    driver.put(DeviceError("the sensor is unplugged", "plug it in"), events)
 
             def on_device_failure_event(self, event: Any) -> None:
-                driver.put(
-                    DeviceError("the sensor fails", "unplug it, and plug it in again"), events
-                )
+                if driver._is_ours(event):
+                    driver.put(
+                        DeviceError("the sensor fails", "unplug it, and plug it in again"), events
+                    )
 
         return Listener()
+
+    def _is_ours(self, event: Any) -> bool:
+        """False for a sensor's event when another sensor is followed; one without id counts."""
+        # A failure's device has no id in the binding, and a message of the service's own has 0.
+        device_id = event.device.id or event.metadata.device_id
+        return self._device_id is None or device_id in (0, self._device_id)
 
     def take(self, event: Any, events: queue.Queue[Sample | DeviceError]) -> None:
         """A tracking event of the binding -> a sample in the queue."""

@@ -155,6 +155,12 @@ void stand_in_unplug(uint32_t id) {
   pthread_mutex_unlock(&lock);
 }
 
+void stand_in_fail(uint32_t id) {
+  pthread_mutex_lock(&lock);
+  tell(TYPE_DEVICE_FAILURE, id);
+  pthread_mutex_unlock(&lock);
+}
+
 void stand_in_frame(const LEAP_CONNECTION_MESSAGE *frame) {
   pthread_mutex_lock(&lock);
   int device = device_index(frame->device_id);

@@ -14,7 +14,10 @@ typedef struct {
   LEAP_BONE arm;
 } LEAP_HAND;
 
-enum { TYPE_NONE, TYPE_CONNECTION, TYPE_CONNECTION_LOST, TYPE_DEVICE, TYPE_DEVICE_LOST, TYPE_TRACKING };
+enum {
+  TYPE_NONE, TYPE_CONNECTION, TYPE_CONNECTION_LOST, TYPE_DEVICE, TYPE_DEVICE_LOST,
+  TYPE_DEVICE_FAILURE, TYPE_TRACKING
+};
 enum { RS_SUCCESS = 0, RS_TIMEOUT = 1, RS_NOT_CONNECTED = 2, RS_CANNOT_OPEN_DEVICE = 3 };
 
 typedef struct {
@@ -43,5 +46,6 @@ void stand_in_reset(void);
 void stand_in_service(int running);
 void stand_in_plug(uint32_t id, const char *serial);
 void stand_in_unplug(uint32_t id);
+void stand_in_fail(uint32_t id);
 void stand_in_frame(const LEAP_CONNECTION_MESSAGE *frame); /* to all who are subscribed */
 int stand_in_mode(void);

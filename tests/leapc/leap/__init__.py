@@ -92,6 +92,9 @@ class _Metadata:
 class TrackingEvent:
     def __init__(self, message) -> None:
         self.metadata = _Metadata(message.device_id)
+        # The vendor's, too, knows a sensor that fails by its handle alone.
+        failed = message.type == libleapc.TYPE_DEVICE_FAILURE
+        self.device = Device(None if failed else message.device_id)
         self.timestamp = message.timestamp
         self.tracking_frame_id = message.tracking_frame_id
         self._message = message
@@ -117,6 +120,7 @@ _CALLS = {
     libleapc.TYPE_CONNECTION_LOST: "on_connection_lost_event",
     libleapc.TYPE_DEVICE: "on_device_event",
     libleapc.TYPE_DEVICE_LOST: "on_device_lost_event",
+    libleapc.TYPE_DEVICE_FAILURE: "on_device_failure_event",
     libleapc.TYPE_TRACKING: "on_tracking_event",
 }
 
@@ -127,7 +131,7 @@ class _DeviceInfo:
 
 
 class Device:
-    def __init__(self, device_id: int) -> None:
+    def __init__(self, device_id: int | None) -> None:
         self.id = device_id
 
     @contextlib.contextmanager
