@@ -99,6 +99,22 @@ def test_ipv6() -> None:
         pytest.skip(f"no IPv6 here: {error}")
 
 
+@pytest.mark.parametrize("senders", ["127.0.0.1", "127.0.0.0/24", "::ffff:127.0.0.1"])
+def test_ipv4_senders_are_known_on_an_ipv6_socket(senders: str) -> None:
+    if not socket.has_dualstack_ipv6():
+        pytest.skip("no IPv6 here")
+    with (
+        opened(driver(host="::", senders=[senders])) as device,
+        sending_to(device, "127.0.0.1") as friend,
+        sending_to(device, "127.0.1.1") as stranger,
+    ):
+        stranger(PACKET)
+        friend(PACKET)
+        read(device, 1)
+        assert device.read(0.05) is None
+        assert device.counts()["foreign_sender"] == 1
+
+
 def test_newest_are_kept_and_the_rest_is_counted() -> None:
     n = BACKLOG + 40
     packets = [rokoko_packet({"A": {"left": HANDS["left"]}}, i / 100, fps=100) for i in range(n)]

@@ -19,7 +19,6 @@ import select
 import socket
 from collections import Counter, deque
 from dataclasses import dataclass
-from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
 import numpy as np
@@ -28,7 +27,7 @@ from hgr_stream.skeleton import MEDIAPIPE_21, TIP_EXTENSION, Lack, from_layout
 
 from ..base import DeviceError, HandSample, Options, Sample
 from .geometry import Float, collapsed, plausible, rotate, to_canonical
-from .udp import PacketError, Port, Socket, UdpDriver, UdpOptions, networks
+from .udp import PacketError, Port, Socket, UdpDriver, UdpOptions, among, networks
 
 if TYPE_CHECKING:
     from hgr_stream.skeleton import Float32
@@ -245,8 +244,7 @@ class TcpLines:
             client, address = self._listener.accept()
         except OSError:
             return  # it went away again
-        sender = ip_address(str(address[0]).partition("%")[0])
-        if self._allowed and not any(sender in network for network in self._allowed):
+        if self._allowed and not among(str(address[0]), self._allowed):
             self.counts["foreign_sender"] += 1
             client.close()
             return

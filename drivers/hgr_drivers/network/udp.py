@@ -162,8 +162,7 @@ class UdpSocket:
         if verdict is None:
             if len(self._verdicts) > 1000:  # somebody makes addresses up
                 self._verdicts.clear()
-            address = ip_address(sender.partition("%")[0])
-            verdict = self._verdicts[sender] = any(address in net for net in self._allowed)
+            verdict = self._verdicts[sender] = among(sender, self._allowed)
             if not verdict:
                 log.warning("port %d: %s is not among senders, not heard", self.port, sender)
         return verdict
@@ -180,6 +179,14 @@ def networks(senders: list[str]) -> list[IPv4Network | IPv6Network]:
             f"senders: {error}", 'write addresses like "192.168.1.20" or "192.168.1.0/24"',
             fatal=True,
         ) from None  # fmt: skip
+
+
+def among(sender: str, allowed: list[IPv4Network | IPv6Network]) -> bool:
+    """Whether an address, as a socket gives it, is in one of the networks."""
+    address = ip_address(sender.partition("%")[0])
+    # On host = "::" IPv4's addresses come as ::ffff:192.168.1.20; either form may be in senders.
+    forms = [address, getattr(address, "ipv4_mapped", None) or address]
+    return any(form in network for network in allowed for form in forms)
 
 
 U = TypeVar("U", bound=UdpOptions)
