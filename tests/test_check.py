@@ -61,6 +61,7 @@ def test_what_can_run_is_well_and_what_was_not_looked_at_is_told() -> None:
         ('[devices.r]\ndriver = "replay"\nfile = "nix.mcap"\n', "", "nix.mcap: no", "hgr info"),
         ('[devices.c]\ndriver = "camera"\nfile = "nix.mp4"\n', "", "nix.mp4: no such", "set file"),
         ('[devices.l]\ndriver = "leap"\nurl = "here:6437"\n', "", "bad url", "must look like"),
+        ('[devices.l]\ndriver = "leap"\nurl = "ws://x:99999"\n', "", "bad url: Port", "must look"),
         ('[devices.v]\ndriver = "vmc"\nsenders = ["me"]\n', "", "senders: 'me'", "write addresses"),
         ('[devices.m]\ndriver = "manus"\nfingers = []\n', "", "finger", "write fingers ="),
         (

@@ -328,7 +328,18 @@ def test_other_things_on_the_port() -> None:
         assert "does not tell its version" in str(error)
 
 
-@pytest.mark.parametrize("url", ["http://127.0.0.1:6437/v6.json", "6437", ""])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://127.0.0.1:6437/v6.json",
+        "6437",
+        "",
+        "ws://127.0.0.1:99999/v6.json",
+        "ws://127.0.0.1:abc/v6.json",
+        "ws://[::1/v6.json",
+        "ws://127.0.0..1:6437/v6.json",
+    ],
+)
 def test_bad_url_is_final(url: str) -> None:
     error = fails_to_open(url)
     assert error.fatal

@@ -175,7 +175,7 @@ class LeapDriver(Driver[LeapOptions]):
 
         try:
             parse_uri(self.options.url)
-        except InvalidURI as error:
+        except (InvalidURI, ValueError) as error:  # the latter for a port or bracket
             raise _bad_url(error) from None
 
     # --- the connection
@@ -205,7 +205,7 @@ class LeapDriver(Driver[LeapOptions]):
                     max_size=_HARD_LIMIT_BYTES,
                 )
             )
-        except InvalidURI as error:
+        except (InvalidURI, ValueError) as error:  # the latter for a port, bracket or host
             raise _bad_url(error) from None
         except InvalidHandshake as error:
             raise DeviceError(
