@@ -5,16 +5,19 @@ from __future__ import annotations
 import re
 import socket
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 import pytest
-from hgr_drivers.base import DeviceError, Sample
+from hgr_drivers.base import DeviceError, Driver, Sample
 from hgr_drivers.network.clock import FrameNumbers, LoopingClock
+from hgr_drivers.network.headset import HeadsetDriver, HeadsetOptions
 from hgr_drivers.network.lsl import LslDriver
 from hgr_drivers.network.manus import ManusDriver
-from hgr_drivers.network.natnet import NatNetDriver
+from hgr_drivers.network.natnet import NatNetDriver, NatNetOptions
 from hgr_drivers.network.packets import BACKLOG, HandIds, PacketError
+from hgr_drivers.network.quest import QuestDriver, QuestOptions
 from hgr_drivers.network.rokoko import RokokoDriver, RokokoOptions
 from hgr_drivers.network.vmc import VmcDriver
 from hgr_drivers.network.xsens import XsensDriver
@@ -59,6 +62,21 @@ def test_busy_port_names_the_port_its_holder_and_the_cure() -> None:
 def test_address_of_another_machine() -> None:
     error = refusal_to_open(driver(host="192.0.2.1"), "this machine has no address 192.0.2.1")
     assert "0.0.0.0" in error.cure
+
+
+@pytest.mark.parametrize("host", ["192.168..5", "é" * 64])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda host: driver(host=host),
+        lambda host: HeadsetDriver(HeadsetOptions(host=host)),
+        lambda host: QuestDriver(QuestOptions(host=host, transport="tcp")),
+        lambda host: NatNetDriver(NatNetOptions(server=host)),
+    ],
+    ids=["rokoko", "headset", "quest", "natnet"],
+)
+def test_a_host_that_cannot_be_a_name_is_told(make: Callable[[str], Driver], host: str) -> None:
+    refusal_to_open(make(host), re.escape(host))
 
 
 def test_senders_that_are_no_addresses() -> None:

@@ -181,9 +181,10 @@ class HeadsetDriver(PacketDriver[HeadsetOptions]):
                 ping_timeout=5,
                 close_timeout=CLOSE_S,
             )
-        except OSError as error:
+        except (OSError, TypeError) as error:  # the latter for a host that cannot be a name
+            why = getattr(error, "strerror", None) or error
             raise DeviceError(
-                f"port {options.port} on {options.host}: {error.strerror or error}",
+                f"port {options.port} on {options.host}: {why}",
                 "another program holds it, or this machine has no such address: set port or host",
             ) from None
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)

@@ -334,7 +334,7 @@ class NatNetDriver(UdpDriver[NatNetOptions]):
             ) from None
         try:
             self._server = socket.gethostbyname(options.server)
-        except OSError as error:
+        except (OSError, TypeError, ValueError) as error:  # a name like "192.168..5" cannot be
             raise DeviceError(
                 f"no machine {options.server!r}: {error}", "set server to Motive's machine"
             ) from None

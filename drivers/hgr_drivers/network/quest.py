@@ -219,8 +219,8 @@ class TcpLines:
         self._waiting: deque[bytes] = deque()
         try:
             self._listener = socket.create_server((options.host, port), backlog=1)
-        except OSError as error:
-            busy = error.errno in (errno.EADDRINUSE, errno.EACCES)
+        except (OSError, TypeError) as error:  # the latter for a host that cannot be a name
+            busy = getattr(error, "errno", None) in (errno.EADDRINUSE, errno.EACCES)
             text = "is in use" if busy else f"cannot be had: {error}"
             raise DeviceError(f"TCP port {port} on {options.host} {text}", cure) from None
         self._listener.setblocking(False)

@@ -91,13 +91,14 @@ class UdpSocket:
             else:
                 out.bind((host, port))
             out.setblocking(False)
-        except (OSError, OverflowError) as error:
+        except (OSError, OverflowError, TypeError, ValueError) as error:
             out.close()
             code = getattr(error, "errno", None)
             if code in (errno.EADDRINUSE, errno.EACCES):
                 why = "is in use" if code == errno.EADDRINUSE else "may not be opened"
                 raise DeviceError(f"UDP port {port} on {host} {why}", cure) from None
-            if code == errno.EADDRNOTAVAIL or isinstance(error, socket.gaierror):
+            # A TypeError is a host that cannot be a name: a label of over 63 characters.
+            if code == errno.EADDRNOTAVAIL or isinstance(error, socket.gaierror | TypeError):
                 raise DeviceError(
                     f"this machine has no address {host}",
                     'set host to one of its own addresses, or to "0.0.0.0"',
