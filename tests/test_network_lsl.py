@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import os
+import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -25,6 +27,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hgr_stream.skeleton import WRIST
+from tests.daemon_process import wait_until
 from tests.hands import hand_joints
 from tests.network_hands import (
     assert_natural,
@@ -37,6 +40,7 @@ from tests.network_hands import (
 from tools.senders import from_canonical
 
 pylsl = pytest.importorskip("pylsl", reason="needs pylsl with liblsl")
+ROOT = Path(__file__).resolve().parent.parent
 HAND = hand_joints()
 NUMBERS = itertools.count()
 
@@ -194,6 +198,49 @@ def test_second_glove_that_is_switched_on_later(monkeypatch: pytest.MonkeyPatch)
                 outlet.push_sample(HAND.ravel().tolist())
             sides |= {hand.side for s in collect(driver, 1) for hand in s.hands}
         assert sides == {"left", "right"}
+
+
+_SENDING_ON = """
+import sys, time
+from hgr_drivers.network.lsl import stream_info
+import pylsl
+from tests.hands import hand_joints
+outlet = pylsl.StreamOutlet(stream_info(sys.argv[1], "left", sys.argv[1] + "-2"))
+while True:
+    outlet.push_sample(hand_joints().ravel().tolist())
+    time.sleep(0.02)
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="no process can be held here")
+def test_a_stream_that_does_not_answer_once_is_asked_again_after_a_pause(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lsl = "hgr_drivers.network.lsl"
+    monkeypatch.setattr(f"{lsl}.LOOK_S", 60.0)
+    stream = name()
+    first = pylsl.StreamOutlet(stream_info(stream, "right", f"{stream}-1"))
+    with opened(LslDriver(options(stream))) as driver:
+        until_heard([first], driver)
+        second = subprocess.Popen([sys.executable, "-c", _SENDING_ON, stream], cwd=ROOT)
+        try:
+            wait_until(lambda: len(driver._resolver.results()) == 2, 15, "the second stream")
+            second.send_signal(signal.SIGSTOP)
+            monkeypatch.setattr(f"{lsl}.LOOK_S", 0.01)
+            monkeypatch.setattr(f"{lsl}.RETRY_S", 1.0)
+            driver._look_s = 0.0
+            driver.read(0)
+            assert driver.counts() == {"refused_gone": 1}
+            began_s = time.monotonic()
+            while time.monotonic() < began_s + 0.5:  # nobody waits for it meanwhile
+                first.push_sample(HAND.ravel().tolist())
+                assert len(collect(driver, 1)) == 1
+            assert driver.counts() == {"refused_gone": 1}
+            second.send_signal(signal.SIGCONT)
+            wait_until(lambda: bool(driver.read(0.05)), 15, "a frame of the second stream")
+        finally:
+            second.kill()
+            second.wait()
 
 
 def test_found_streams_name_what_to_configure(monkeypatch: pytest.MonkeyPatch) -> None:

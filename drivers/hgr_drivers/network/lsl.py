@@ -41,6 +41,9 @@ STREAM_TYPE: Final = "Hand"
 LAYOUT_OF: Final = {66: "canonical22", 63: "mediapipe21", 78: "openxr26"}
 MAX_STREAMS: Final = 16
 LOOK_S: Final = 1.0  #: how often to look for streams that have come since
+#: A stream that does not answer holds up the others while it is asked: again later, ever later.
+RETRY_S: Final = 5.0
+MOST_RETRY_S: Final = 80.0
 _SIDES: Final[dict[str, Side]] = {"left": "left", "right": "right", "unknown": "unknown"}
 _AXES: Final[dict[str, Axes | None]] = {
     "canonical": None, "unity": "unity", "y-up": "y-up", "z-up": "z-up",
@@ -50,6 +53,7 @@ _UNIT_NAMES: Final = {
     "meters": "m", "metres": "m", "meter": "m", "centimeters": "cm", "centimetres": "cm",
     "millimeters": "mm", "millimetres": "mm",
 }  # fmt: skip
+_GONE: Final = "gone"  #: why a stream is refused that may yet answer
 _START: Final = (
     f'start the program that streams hands (its LSL stream must have the type "{STREAM_TYPE}", or '
     "set type or stream here); both machines must be on one network"
@@ -217,7 +221,8 @@ class LslDriver(Driver[LslOptions]):
         super().__init__(options)
         self._inlets: list[_Inlet] = []
         self._resolver: Any = None
-        self._known: set[str] = set()
+        self._known: set[str] = set()  # uids of streams that are open, or of no use
+        self._gone: dict[str, tuple[float, float]] = {}  # uid -> pause in s, when to ask again
         self._next = 0
         self._look_s = 0.0
         self._counts: Counter[str] = Counter()
@@ -239,19 +244,31 @@ class LslDriver(Driver[LslOptions]):
 
     def _take_new(self, pylsl: Any) -> PacketError | None:
         """Open the streams that are new, in the order of their names; the last refusal, if any."""
-        self._look_s = time.monotonic() + LOOK_S
+        now_s = time.monotonic()
+        self._look_s = now_s + LOOK_S
         refused: PacketError | None = None
-        new = [i for i in self._resolver.results() if i.uid() not in self._known]
+        there = {info.uid(): info for info in self._resolver.results()}
+        self._gone = {uid: gone for uid, gone in self._gone.items() if uid in there}
+        due = {uid for uid in there if now_s >= self._gone.get(uid, (0.0, 0.0))[1]}
+        new = [there[uid] for uid in due - self._known]
         for info in sorted(new, key=lambda i: (i.name(), i.source_id(), i.uid())):
             if len(self._known) >= MAX_STREAMS:
                 break
-            self._known.add(info.uid())
+            uid = info.uid()
             try:
                 self._inlets.append(self._opened(pylsl, info))
+                self._known.add(uid)
             except PacketError as error:
                 self._counts[f"refused_{error.reason}"] += 1
-                log.warning("LSL stream %s refused: %s", info.name(), error)
+                if uid not in self._gone:
+                    log.warning("LSL stream %s refused: %s", info.name(), error)
                 refused = error
+                if error.reason == _GONE:
+                    before_s = self._gone.get(uid, (0.0, 0.0))[0]
+                    pause_s = min(2 * before_s, MOST_RETRY_S) or RETRY_S
+                    self._gone[uid] = pause_s, time.monotonic() + pause_s
+                else:
+                    self._known.add(uid)
         return refused
 
     def _opened(self, pylsl: Any, info: Any) -> _Inlet:
@@ -263,8 +280,8 @@ class LslDriver(Driver[LslOptions]):
         try:
             description = described(inlet.info(timeout=2.0))
             inlet.open_stream(timeout=2.0)
-        except (TimeoutError, pylsl.LostError) as error:
-            raise PacketError("gone", f"it does not answer ({error})", _START) from None
+        except RuntimeError as error:  # pylsl's own TimeoutError and LostError, which it hides
+            raise PacketError(_GONE, f"it does not answer ({error})", _START) from None
         decoder = LslDecoder(
             description,
             number=len(self._inlets) + 1,
@@ -310,6 +327,7 @@ class LslDriver(Driver[LslOptions]):
             with contextlib.suppress(Exception):
                 stream.inlet.close_stream()
         self._inlets, self._known, self._resolver = [], set(), None
+        self._gone.clear()
 
     def counts(self) -> dict[str, int]:
         """``refused_<reason>`` of streams, and what the decoders count."""
