@@ -582,6 +582,21 @@ def test_a_cut_last_line_and_missing_frames_are_told(tmp_path: Path) -> None:
     ]
 
 
+def test_bvh_lines_that_cannot_be_read_keep_their_time(tmp_path: Path) -> None:
+    lines = bvh(6).splitlines()
+    for row in (-6, -4, -3):
+        lines[row] = "1.#QNAN " * len(lines[row].split())
+    (tmp_path / "a.bvh").write_text("\n".join(lines))
+    [recording] = load_bvh(tmp_path / "a.bvh")
+    assert [(f.time_ns, f.index) for f in recording.frames] == [
+        (10_000_000, 2),
+        (40_000_000, 5),
+        (50_000_000, 6),
+    ]
+    [note] = recording.notes
+    assert "3 frames unreadable, left out" in note
+
+
 def test_tips_of_no_length_are_extrapolated(tmp_path: Path) -> None:
     (tmp_path / "a.bvh").write_text(bvh().replace("OFFSET 2.5 0 0\n}", "OFFSET 0 0 0\n}"))
     [recording] = load_bvh(tmp_path / "a.bvh")

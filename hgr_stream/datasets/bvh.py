@@ -18,7 +18,8 @@ differs from program to program:
 - **Axes.** y is up; the user's right is told by the skeleton's own hands, at rest and turned as
   its root is in the first frame. Positions are relative to the root's first one.
 
-A last line that is cut short is dropped and noted, and so are frames that the header promises.
+A last line that is cut short is dropped and noted, and so are frames that the header promises. A
+line that cannot be read is left out, and keeps its time and number: what follows stays in place.
 
 Source: the format's description by M. Meredith and S. Maddock, 2001.
 """
@@ -97,7 +98,7 @@ def load_bvh(path: Path, fps: float | None = None) -> list[HandFrames]:
     if motion is None:
         raise DatasetError(f"{path}: no MOTION part (cut short?)")
     columns = sum(len(j.channels) for j in joints)
-    values, step_s = _read_motion(path, text[motion.end() :], columns, notes)
+    values, positions, step_s = _read_motion(path, text[motion.end() :], columns, notes)
     hands = _find_hands(joints, notes)
     if not hands:
         raise DatasetError(
@@ -105,7 +106,8 @@ def load_bvh(path: Path, fps: float | None = None) -> list[HandFrames]:
             + (f" ({'; '.join(notes)})" if notes else "; names like LeftHandIndex1 are looked for")
         )
     step_ns = 1e9 / fps if fps else step_s * 1e9
-    return [HandFrames(path.stem, _frames(path, joints, hands, values, step_ns), notes)]
+    moments = [(round(position * step_ns), position + 1) for position in positions]
+    return [HandFrames(path.stem, _frames(path, joints, hands, values, moments), notes)]
 
 
 def read_hierarchy(path: Path, text: str) -> list[Joint]:
@@ -172,10 +174,14 @@ def _channel(where: str, word: str) -> str:
     return axis + kind[0]
 
 
-def _read_motion(path: Path, text: str, columns: int, notes: list[str]) -> tuple[Array, float]:
-    """(frames, columns) numbers and the frame time in s."""
+def _read_motion(
+    path: Path, text: str, columns: int, notes: list[str]
+) -> tuple[Array, list[int], float]:
+    """(frames, columns) numbers, each frame's place among all that the file has (from 0), and the
+    frame time in s."""
     promised, step_s = -1, 0.0
     rows: list[Array] = []
+    positions: list[int] = []
     lines = text.splitlines()
     first = ""
     last = max((i for i, line in enumerate(lines) if line.strip()), default=-1)
@@ -200,6 +206,7 @@ def _read_motion(path: Path, text: str, columns: int, notes: list[str]) -> tuple
         if len(row) == columns and np.isfinite(row).all():
             if (len(rows) + 1) * columns > MAX_NUMBERS:
                 raise DatasetError(f"{path}: more than {MAX_NUMBERS} numbers; cut it into parts")
+            positions.append(len(rows) + len(bad))
             rows.append(row)
         elif number == last and len(words) <= columns:
             notes.append(f"{path.name}: its last line is cut short, dropped")
@@ -216,7 +223,7 @@ def _read_motion(path: Path, text: str, columns: int, notes: list[str]) -> tuple
     if not 1e-4 <= step_s <= 10.0:
         notes.append(f"no frame time; taken as {DEFAULT_FPS:g} frames a second")
         step_s = 1 / DEFAULT_FPS
-    return np.array(rows), step_s
+    return np.array(rows), positions, step_s
 
 
 def _find_hands(joints: list[Joint], notes: list[str]) -> list[_HandJoints]:
@@ -280,9 +287,13 @@ def _hand(joints: list[Joint], side: Side, fingers: dict[str, list[int]]) -> _Ha
 
 
 def _frames(
-    path: Path, joints: list[Joint], hands: list[_HandJoints], values: Array, step_ns: float
+    path: Path,
+    joints: list[Joint],
+    hands: list[_HandJoints],
+    values: Array,
+    moments: list[tuple[int, int]],
 ) -> list[HandFrame]:
-    """Every frame's hands, in metres and canonical axes."""
+    """Every frame's hands, in metres and canonical axes; ``moments``: its time in ns and index."""
     needed = sorted({i for hand in hands for i in hand.joints if i >= 0})
     places = np.concatenate(
         [_places(joints, needed, values[i : i + _BLOCK]) for i in range(0, len(values), _BLOCK)]
@@ -310,14 +321,14 @@ def _frames(
         with_palm(points)
     return [
         HandFrame(
-            round(t * step_ns),
-            t + 1,
+            time_ns,
+            index,
             [
                 FrameHand(_IDS[hand.side], hand.side, points[t], 1.0, hand.lacks)
                 for hand, points in zip(hands, canonical, strict=True)
             ],
         )
-        for t in range(len(values))
+        for t, (time_ns, index) in enumerate(moments)
     ]
 
 
