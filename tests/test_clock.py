@@ -48,6 +48,47 @@ def test_a_jump_of_the_device_clock_does_not_reach_the_stream(jump_ns: int) -> N
     assert clock.jumps == 1
 
 
+def stalled(stall_ns: int, lost: slice = slice(0)) -> tuple[np.ndarray, np.ndarray]:
+    """120 Hz for four seconds, of which the transport holds back what was sent after the first,
+    and then gives it all at once; ``lost``: what does not arrive."""
+    device = np.arange(480) * S // 120
+    host = device + 50 * S + 2 * MS
+    held = (device >= S) & (device < S + stall_ns)
+    host[held] = host[~held & (device > S)][0] - 20_000 * np.arange(held.sum(), 0, -1)
+    return np.delete(device, lost), np.delete(host, lost)
+
+
+@pytest.mark.parametrize("stall_s", [0.3, 0.67, 2.5])
+@pytest.mark.parametrize("lost", [slice(0), slice(125, 150)])
+def test_a_stall_of_the_transport_keeps_the_devices_spacing(stall_s: float, lost: slice) -> None:
+    device, host = stalled(int(stall_s * S), lost)
+    clock = ClockMap()
+    mapped = np.array([clock.map(int(d), int(h)) for d, h in zip(device, host, strict=True)])
+    assert (mapped <= host).all()
+    np.testing.assert_array_equal(mapped, device + 50 * S + 2 * MS)
+    assert clock.jumps == 0
+
+
+@pytest.mark.parametrize("slept_s", [0.7, 3, 90])
+def test_a_device_whose_clock_slept_is_followed_again_within_a_second(slept_s: float) -> None:
+    device = np.arange(400) * 10 * MS
+    host = device + 50 * S
+    host[200:] += int(slept_s * S)
+    clock = ClockMap()
+    mapped = np.array([clock.map(int(d), int(h)) for d, h in zip(device, host, strict=True)])
+    assert (np.diff(mapped) > 0).all()
+    assert (mapped <= host).all()
+    np.testing.assert_array_equal(mapped[302:], host[302:])
+    assert clock.jumps == 1
+
+
+def test_a_source_that_plays_slowly_does_not_jump() -> None:
+    clock = ClockMap()
+    for i in range(6000):
+        clock.map(i * 8 * MS, 50 * S + i * 10 * MS)
+    assert clock.jumps == 0
+
+
 def test_repeats_and_small_steps_back_stay_in_order() -> None:
     host = np.arange(100) * 10 * MS + S
     device = np.arange(100) * 10 * MS

@@ -6,9 +6,11 @@ transport delay; the device's clock has another origin, drifts, and may jump or 
 1. *offset*: host - device is smallest when the delay was smallest. The lower envelope of that
    difference over a sliding window is the offset; the window lets it follow drift.
 2. *de-jitter*: stream time = device time + offset, so that the even spacing of the device's own
-   clock survives the transport's jitter. Never later than the arrival.
+   clock survives the transport's jitter, also a stall and the burst after it. Never later than the
+   arrival.
 3. *monotonise*: stream time strictly increases. A device clock that stands still or steps back a
-   little is held just after the last time; a jump resets the offset, and is told.
+   little is held just after the last time; a jump resets the offset, and is told. Samples that are
+   late all at once are the transport's at first, and a jump when they stay so for ``STALL_NS``.
 
 After the ideas of LSL's time post-processing (clock sync, de-jitter, monotonise). Whether the
 device's clock can be believed at all, ``PaceJudge`` tells.
@@ -26,6 +28,8 @@ WINDOW_NS = 10_000_000_000
 BUCKET_NS = 500_000_000
 #: A disagreement between the two clocks' steps beyond this is a jump, not jitter or drift.
 JUMP_NS = 500_000_000
+#: A transport that stalled has caught up after so long; who is still late has another clock.
+STALL_NS = 1_000_000_000
 MIN_STEP_NS = 1_000
 
 
@@ -42,6 +46,8 @@ class ClockMap:
     jumps: int = 0  #: times the offset was thrown away
     repeats: int = 0  #: samples whose device time did not advance
     _buckets: deque[tuple[int, int]] = field(default_factory=deque)  # (host bucket, min offset)
+    _offset_ns: int = 0
+    _late_ns: int | None = None  # host time since which samples have been late by a jump
     _last_device_ns: int | None = None
     _last_host_ns: int = 0
     _last_ns: int | None = None
@@ -58,15 +64,33 @@ class ClockMap:
             host_step = host_ns - self._last_host_ns
             if device_step == 0:
                 self.repeats += 1
-            # A device that was silent steps in both clocks alike; only a difference is a jump.
-            # Bursts (host_step near 0) stay within the jitter of the transport.
-            if abs(device_step - host_step) > JUMP_NS:
+            if self._jumped(device_step, host_step, host_ns - device_ns - self._offset_ns, host_ns):
                 self._buckets.clear()
+                self._late_ns = None
                 self.jumps += 1
         self._last_device_ns, self._last_host_ns = device_ns, host_ns
+        if self._late_ns is None:  # what was held back tells nothing of the offset
+            self._offset_ns = self._envelope(host_ns - device_ns, host_ns)
+        return self._monotonise(min(device_ns + self._offset_ns, host_ns))
 
+    def _jumped(self, device_step: int, host_step: int, late_by_ns: int, host_ns: int) -> bool:
+        """Whether the device's clock jumped, rather than the transport; keeps ``_late_ns``.
+
+        A device that was silent steps in both clocks alike; only a difference is a jump."""
+        if late_by_ns < -JUMP_NS:
+            return True  # ahead of what it can be, however fast the transport is
+        if late_by_ns <= JUMP_NS:
+            self._late_ns = None
+        elif host_step - device_step > JUMP_NS:
+            if device_step < 0 or late_by_ns > WINDOW_NS:
+                return True
+            if self._late_ns is None:
+                self._late_ns = host_ns
+        return self._late_ns is not None and host_ns - self._late_ns > STALL_NS
+
+    def _envelope(self, difference: int, host_ns: int) -> int:
+        """The smallest host - device in the window, with a new one."""
         bucket = host_ns // BUCKET_NS
-        difference = host_ns - device_ns
         if self._buckets and self._buckets[-1][0] == bucket:
             if difference < self._buckets[-1][1]:
                 self._buckets[-1] = (bucket, difference)
@@ -74,8 +98,7 @@ class ClockMap:
             self._buckets.append((bucket, difference))
             while self._buckets[0][0] < bucket - WINDOW_NS // BUCKET_NS:
                 self._buckets.popleft()
-        offset = min(b[1] for b in self._buckets)
-        return self._monotonise(min(device_ns + offset, host_ns))
+        return min(b[1] for b in self._buckets)
 
     def _monotonise(self, time_ns: int) -> int:
         if self._last_ns is not None and time_ns <= self._last_ns:
