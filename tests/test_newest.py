@@ -65,6 +65,31 @@ def test_a_slow_reader_skips_what_is_late() -> None:
     assert len(got) + played.skipped == 30
 
 
+@pytest.mark.parametrize("loop", [False, True])
+@pytest.mark.parametrize("read_s", [0.015, 0.15])
+def test_a_file_that_is_read_too_slowly_is_played_slowly(read_s: float, loop: bool) -> None:
+    n_read = round(1.5 / read_s)
+    left = iter(range(n_read))
+
+    def items() -> Iterator[tuple[int | None, int]]:
+        for i in range(8 if loop else 1000):
+            if next(left, None) is None:
+                raise EndOfStream
+            time.sleep(read_s)
+            yield i * 10_000_000, i
+
+    played = Played(items, loop=loop, name="made")
+    began_s = time.monotonic()
+    times_ns = []
+    for time_ns, _ in until_end(lambda: played.next(0.1)):
+        times_ns.append(time_ns)
+        assert time.monotonic() - began_s < 0.1 + 2 * read_s + 0.1
+        began_s = time.monotonic()
+    assert sorted(set(times_ns)) == times_ns
+    assert len(times_ns) > n_read // 4
+    assert len(times_ns) + played.skipped == n_read
+
+
 def test_pictures_without_time_are_a_period_apart() -> None:
     given = [(5_000_000, 0), (25_000_000, 1), (None, 2), (20_000_000, 3), (85_000_000, 4)]
     played = Played(lambda: (item for item in given), loop=False, name="made")

@@ -27,8 +27,9 @@ class Played(Generic[T]):
 
     ``items`` opens the file: a generator of (its time, item), which closes the file when it is
     closed. A time that is None, or not later than the one before, is put one period after that.
-    What cannot be taken in time is skipped, and counted. Raises what ``items`` raises, and
-    DeviceError for a file without any."""
+    What cannot be taken in time is skipped, and counted; where that does not help, because the file
+    is read more slowly than it was recorded, it is played more slowly. Raises what ``items``
+    raises, and DeviceError for a file without any."""
 
     def __init__(
         self, items: Callable[[], Generator[tuple[int | None, T]]], *, loop: bool, name: str
@@ -48,6 +49,7 @@ class Played(Generic[T]):
     def next(self, timeout_s: float) -> tuple[int, T] | None:
         """(stream time, item) when its time has come; None when that is not in ``timeout_s``.
         Raises EndOfStream."""
+        until_s = time.monotonic() + timeout_s
         while True:
             due, self._waiting = self._waiting, None
             if due is None:
@@ -56,15 +58,18 @@ class Played(Generic[T]):
             if self._zero_s is None:
                 self._zero_s = now_s - due[0] * 1e-9
             wait_s = self._zero_s + due[0] * 1e-9 - now_s
-            if wait_s > timeout_s:
+            left_s = max(until_s - now_s, 0.0)
+            if wait_s > left_s:
                 self._waiting = due
-                time.sleep(timeout_s)
+                time.sleep(left_s)
                 return None
             if wait_s > 0:
                 time.sleep(wait_s)
             elif -wait_s * 1e9 > LATE_PERIODS * self._period_ns:
-                self.skipped += 1
-                continue
+                if left_s > 0:
+                    self.skipped += 1
+                    continue
+                self._zero_s -= wait_s  # skipping does not catch up: go on from here
             return due
 
     def close(self) -> None:
