@@ -23,7 +23,9 @@ from hypothesis import strategies as st
 from hgr_stream.datasets.arrays import load_array
 from hgr_stream.datasets.base import DatasetError
 from hgr_stream.datasets.convert import FORMATS, Format, guess_format, open_recordings
-from hgr_stream.datasets.files import Faults
+from hgr_stream.datasets.files import FREE_ITEMS, MIN_ITEM_BYTES, Faults, json_items, whole_items
+from hgr_stream.datasets.leapjs import load_leapjs
+from hgr_stream.datasets.mediapipe import load_mediapipe
 from hgr_stream.messages import Frame, Hand, encode, joint_bytes
 from hgr_stream.messages import decode as decode_message
 from hgr_stream.recording import _CHUNK_HEAD, Reader, RecordingError, Writer, recover
@@ -301,6 +303,59 @@ def test_json_bombs(tmp_path: Path, format_: Format, bomb: str) -> None:
     path = tmp_path / "a_1_keypoints.json"
     path.write_bytes(JSON_BOMBS[bomb])
     _within(path, format_)
+
+
+TINY = 2_000_000
+TINY_ITEMS = {
+    "numbers": b"[" + b"0," * TINY + b"0]",
+    "numbers in an object": b'{"frames": [' + b"0," * TINY + b"0]}",
+    "numbers after a string": b'["[\\"",' + b"0," * TINY + b"0]",
+    "lines": b"{}\n" * TINY,
+}
+
+
+@pytest.mark.parametrize("load", [load_leapjs, load_mediapipe])
+@pytest.mark.parametrize("bomb", TINY_ITEMS)
+def test_many_tiny_items_are_refused_before_they_are_made(
+    tmp_path: Path, bomb: str, load: Callable[[Path], object]
+) -> None:
+    path = tmp_path / "a.json"
+    path.write_bytes(TINY_ITEMS[bomb])
+    tracemalloc.start()
+    try:
+        with pytest.raises(DatasetError, match=r"a\.json"):
+            load(path)
+        assert tracemalloc.get_traced_memory()[1] < 16 * path.stat().st_size
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_cut_list_of_tiny_items_gives_the_first_of_them() -> None:
+    text = b"[" + b"[]," * 800_000
+    items, whole = whole_items(text)
+    assert (len(items), whole) == (len(text) // MIN_ITEM_BYTES, False)
+
+
+def test_a_list_too_long_for_its_text_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_bytes(TINY_ITEMS["numbers"])
+    for load in (load_leapjs, load_mediapipe):
+        with pytest.raises(DatasetError, match=r"a\.json: a list of 2,000,001 items in"):
+            load(path)
+
+
+def test_only_the_lists_own_items_count(tmp_path: Path) -> None:
+    item = rb'{"a":[1,2,3,4,5,6,7,8],"b":{"c":"[,,\",","d":"\\\\"},"e":"{"}'
+    n = 20_000
+    assert n < FREE_ITEMS < n * item.count(b",")
+    for text in (
+        b"[" + b",".join([item] * n) + b"]",
+        b'{"frames":[' + b",".join([item] * n) + b"]}",
+    ):
+        (tmp_path / "a.json").write_bytes(text)
+        notes: list[str] = []
+        assert json_items(tmp_path / "a.json", notes, ("frames",)).items == [item] * n
+        assert notes == []
 
 
 OTHER_BOMBS: dict[str, tuple[Format, str, bytes]] = {

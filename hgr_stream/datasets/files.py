@@ -3,7 +3,8 @@ holds.
 
 A crafted file must cost no more than an honest one of its size: reading stops at ``MAX_BYTES``,
 and a compressed one may not grow more than ``MAX_RATIO`` times (real recordings grow 5 to 20
-times, a bomb a thousand).
+times, a bomb a thousand). A list of items smaller than any frame is refused before it is taken
+apart: an item costs a hundred bytes, however short its text is.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar, overload
 
 import msgspec
+import numpy as np
 
 from .base import DatasetError
 
@@ -33,9 +35,18 @@ MAX_DEPTH: Final = 100
 MAX_FRAME: Final = 10**9
 #: What any packed file may unpack to, however small it is.
 FREE_BYTES: Final = 1 << 20
+#: Text for each item of a list, on average; an empty frame with a time has more.
+MIN_ITEM_BYTES: Final = 16
+#: So many items any list may have, however short they are.
+FREE_ITEMS: Final = 100_000
 _BLOCK: Final = 1 << 20
 #: Strings whole (also one that the file's end cuts), so that brackets within do not count.
 _TOKEN: Final = re.compile(rb'"(?:[^"\\]|\\.)*+(?:"|\Z)|[\[\]{}]', re.DOTALL)
+#: All that tells how deep a text's brackets are, once its escapes are gone.
+_NO_STRUCTURE: Final = bytes(set(range(256)) - set(b'"[]{},'))
+_STEPS: Final = np.zeros(256, np.int8)
+_STEPS[list(b"[{")], _STEPS[list(b"]}")] = 1, -1
+_FIRST_LINE: Final = re.compile(rb"\s*+([^\r\n]++)\s++\S")
 _NAN: Final = re.compile(rb"-?\b(?:NaN|Infinity)\b")
 
 
@@ -93,20 +104,21 @@ def json_items(path: Path, notes: list[str], keys: tuple[str, ...] = ()) -> Json
     """A file that is a list, an object with a list under one of ``keys``, or JSON lines.
 
     An object without such a key is one item. A cut or damaged file gives the items that are
-    whole, and a note. Raises DatasetError when there are none.
+    whole, and a note. Raises DatasetError when there are none, or far too many.
     """
     data = read_bytes(path, notes)
     try:
-        return _whole(data, keys)
+        return _whole(path, data, keys)
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
         fault = str(error)
     if _NAN.search(data):
         data = without_nan(data)
         with contextlib.suppress(msgspec.MsgspecError, UnicodeError, RecursionError):
-            return _whole(data, keys)
-    lines = [line for line in data.splitlines() if line.strip()]
-    if len(lines) > 1 and _is_object(lines[0]):
-        return JsonItems(lines)
+            return _whole(path, data, keys)
+    line = _FIRST_LINE.match(data)
+    if line is not None and _is_object(line[1]):
+        bound_items(path, max(data.count(b"\n"), data.count(b"\r")), data)
+        return JsonItems([line for line in data.splitlines() if line.strip()])
     for key in keys or ("",):
         items, closed = whole_items(data, key)
         if items:
@@ -116,14 +128,60 @@ def json_items(path: Path, notes: list[str], keys: tuple[str, ...] = ()) -> Json
     raise DatasetError("; ".join([f"{path}: not readable as JSON: {fault}", *notes]))
 
 
-def _whole(data: bytes, keys: tuple[str, ...]) -> JsonItems:
+def _whole(path: Path, data: bytes, keys: tuple[str, ...]) -> JsonItems:
     if data.lstrip()[:1] == b"[":
-        return JsonItems(_texts(data))
+        return JsonItems(item_texts(path, data))
+    bound_items(path, _n_items(data), data)
     head = msgspec.json.decode(data, type=dict[str, msgspec.Raw])
     for key in keys:
         if key in head:
-            return JsonItems(_texts(head.pop(key)), head)
+            return JsonItems(item_texts(path, bytes(head.pop(key))), head)
     return JsonItems([data])
+
+
+def item_texts(path: Path, data: bytes) -> list[bytes]:
+    """The items of a JSON list, each as its text.
+
+    Raises msgspec's errors for what is no such list, and DatasetError for too many items."""
+    bound_items(path, _n_items(data), data)
+    return [bytes(raw) for raw in msgspec.json.decode(data, type=list[msgspec.Raw])]
+
+
+def bound_items(path: Path, n: int, data: bytes) -> None:
+    """Raises DatasetError if ``n`` items are more than frames that ``data`` can hold."""
+    if n > _most_items(data):
+        raise DatasetError(
+            f"{path}: a list of {n:,} items in {len(data):,} bytes: too short to be frames"
+        )
+
+
+def _most_items(data: bytes) -> int:
+    return max(FREE_ITEMS, len(data) // MIN_ITEM_BYTES)
+
+
+def _n_items(data: bytes) -> int:
+    """Items of the list or object with which a text begins; or more, if that is few enough too.
+
+    Nothing is made for each, and the text need not be whole."""
+    n = data.count(b",") + 1
+    if n <= _most_items(data):
+        return n  # however many of them belong to the items' own lists
+    if b"\\" in data:
+        data = data.replace(b"\\\\", b"").replace(b'\\"', b"")
+    # Two quotes side by side are an empty string, or the end of one and the start of the next.
+    marks = data.translate(None, _NO_STRUCTURE).replace(b'""', b"")
+    marks = re.sub(rb'"[^"]*+"?', b"", marks)
+    n, depth = 1, 0
+    for start in range(0, len(marks), _BLOCK):
+        block = np.frombuffer(marks, np.uint8, min(_BLOCK, len(marks) - start), start)
+        depths = depth + np.cumsum(_STEPS[block], dtype=np.int64)
+        ends = np.flatnonzero(depths <= 0)
+        until = int(ends[0]) if len(ends) else len(block)
+        n += int(np.count_nonzero((block[:until] == ord(",")) & (depths[:until] == 1)))
+        if until < len(block):
+            break
+        depth = int(depths[-1])
+    return n
 
 
 def cut_note(path: Path, n: int) -> str:
@@ -140,6 +198,7 @@ def whole_items(data: bytes, key: str = "") -> tuple[list[bytes], bool]:
     depth, start, inside = 0, -1, 0  # inside: the depth of the list's items, 0 until it was found
     wanted = f'"{key}"'.encode()
     named = False
+    most = _most_items(data)
     for token in _TOKEN.finditer(data):
         text = token[0]
         if text[:1] == b'"':
@@ -158,13 +217,11 @@ def whole_items(data: bytes, key: str = "") -> tuple[list[bytes], bool]:
             if depth == inside and start >= 0:
                 items.append(data[start : token.end()])
                 start = -1
+                if len(items) == most:
+                    break
             elif depth < inside or depth <= 0:
                 return items, bool(inside)
     return items, False
-
-
-def _texts(data: bytes | msgspec.Raw) -> list[bytes]:
-    return [bytes(raw) for raw in msgspec.json.decode(data, type=list[msgspec.Raw])]
 
 
 @overload

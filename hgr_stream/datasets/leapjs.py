@@ -18,7 +18,7 @@ import msgspec
 
 from . import leap_json
 from .base import DatasetError
-from .files import cut_note, read_bytes, whole_items
+from .files import bound_items, cut_note, item_texts, read_bytes, whole_items
 from .leap_json import LeapFrame, LeapHand, LeapJsonError
 
 __all__ = ["LeapFrame", "LeapHand", "LeapRecording", "frame_texts", "load_leapjs"]
@@ -46,7 +46,7 @@ class LeapRecording:
 
 
 class _Playback(msgspec.Struct):
-    frames: list[msgspec.Raw]
+    frames: msgspec.Raw
     metadata: dict[str, Any] = {}
 
 
@@ -103,11 +103,12 @@ def frame_texts(path: Path, notes: list[str] | None = None) -> list[bytes]:
 def _texts(path: Path, data: bytes, notes: list[str]) -> list[bytes]:
     try:
         if data.lstrip()[:1] == b"[":
-            return [bytes(raw) for raw in msgspec.json.decode(data, type=list[msgspec.Raw])]
+            return item_texts(path, data)
         playback = msgspec.json.decode(data, type=_Playback)
+        texts = item_texts(path, bytes(playback.frames))
         if playback.metadata.get("formatVersion") != 2:
-            return [bytes(raw) for raw in playback.frames]
-        rows = [msgspec.json.decode(raw) for raw in playback.frames]
+            return texts
+        rows = [msgspec.json.decode(text) for text in texts]
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
         return _python_texts(path, data, str(error), notes)
     return _unpacked(path, rows)
@@ -123,6 +124,7 @@ def _python_texts(path: Path, data: bytes, fault: str, notes: list[str]) -> list
     frames = content.get("frames") if isinstance(content, dict) else content
     if not isinstance(frames, list):
         raise DatasetError(f"{path}: not a Leap recording: no list of frames")
+    bound_items(path, len(frames), data)
     metadata = content.get("metadata") if isinstance(content, dict) else None
     if isinstance(metadata, dict) and metadata.get("formatVersion") == 2:
         return _unpacked(path, frames)
