@@ -376,6 +376,16 @@ def test_who_has_left_is_told_as_absent_for_a_second(tmp_path: Path) -> None:
     assert [len(f.hands) for f in second] == [1, *[0] * 30]
 
 
+def test_the_next_person_of_a_stream_has_their_own_size(tmp_path: Path) -> None:
+    near, far = flat_hand() * [2, 2, 1], flat_hand() * [0.5, 0.5, 1]
+    frames = [near] * 10 + [None] * 40 + [far] * 10
+    texts = [openpose(*([] if hand is None else [openpose_person(hand)])) for hand in frames]
+    [recording] = load_openpose(folder_of(tmp_path, *texts))
+    assert {f.stream for f in recording.frames} == {"person0"}
+    palms = [np.linalg.norm(j[MIDDLE_BASE] - j[WRIST]) for j in joints_of(recording, "right")]
+    np.testing.assert_allclose(palms, 0.1, rtol=1e-3)
+
+
 def test_unreadable_files_cost_only_themselves(tmp_path: Path) -> None:
     good = openpose(openpose_person(flat_hand()))
     folder_of(tmp_path, good, good[:-200], "", good, '{"people": 5}')

@@ -15,6 +15,7 @@ from hgr_drivers.openpose import LATE_S, RETRY_S, OpenPoseDriver, OpenPoseOption
 
 from hgr_stream.config import load as load_config
 from hgr_stream.datasets.openpose import load_openpose
+from hgr_stream.datasets.people import LiveLifter, Person, Picture, PointHand
 from hgr_stream.skeleton import MIDDLE_BASE, WRIST
 from tests.foreign_files import flat_hand, openpose, openpose_name, openpose_person
 
@@ -167,6 +168,43 @@ def test_the_wanted_number_of_people_is_followed(tmp_path: Path) -> None:
         (6, "right"),
     ]
     assert one.counts() == {"files_read": 1, "people_not_followed": 1}
+
+
+def in_view(time_s: float, *at_and_size: tuple[float, float]) -> Picture:
+    """People with one right hand each: its wrist's x and its size, in pixels and to flat_hand's."""
+    people = []
+    for x, size in at_and_size:
+        points = flat_hand(at=(0, 0))[:, :2] * size + [x, 300]
+        people.append(Person(None, points, [PointHand("right", points, 0.9, ("depth",))]))
+    return Picture(round(time_s * 1e9), 0, people)
+
+
+def test_who_stays_is_followed_when_the_one_seen_first_has_gone() -> None:
+    lifter = LiveLifter(1)
+    for k in range(30):
+        [hand] = lifter.push(in_view(k / 30, (100, 1), (900, 1)))
+    passer_by = hand.joints[WRIST, 0]
+    seen = [lifter.push(in_view(1 + k / 30, (900, 1))) for k in range(60)]
+    first = next(k for k, hands in enumerate(seen) if hands)
+    assert 28 <= first <= 31  # after FORGET_NS
+    assert all(len(hands) == 1 for hands in seen[first:])
+    assert all(hands[0].joints[WRIST, 0] != passer_by for hands in seen[first:])
+    # Who comes back is the second now; two places are for both.
+    [hand] = lifter.push(in_view(3.0, (100, 1), (900, 1)))
+    assert hand.joints[WRIST, 0] == seen[-1][0].joints[WRIST, 0]
+    both = LiveLifter(2)
+    for k in range(90):
+        hands = both.push(in_view(k / 30, *([(100, 1)] if k < 30 else []), (900, 1), (1500, 1)))
+    assert [hand.id for hand in hands] == [6, 2]
+
+
+def test_the_next_person_has_their_own_size() -> None:
+    lifter = LiveLifter(1)
+    for k in range(60):
+        lifter.push(in_view(k / 30, (300, 2)))
+    for k in range(60):
+        [hand] = lifter.push(in_view(5 + k / 30, (300, 0.5)))
+        assert np.linalg.norm(hand.joints[MIDDLE_BASE] - hand.joints[WRIST]) == pytest.approx(0.1)
 
 
 def test_nobody_and_no_hands(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -18,7 +18,8 @@ each, pixels, no depth. What is decided here, once for all of them and for the l
   detector says.
 - **People.** Each is a stream, "person0" and so on, in the order of appearance; followed by the
   detector's own number or else by who stands nearest to where a person was, because the order in
-  a file is not kept from frame to frame.
+  a file is not kept from frame to frame. Who is gone for ``FORGET_NS`` leaves their number (live:
+  their place among the people wanted) to another, but not their size.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -184,6 +185,14 @@ class _Followed:
     id: int | None
     centre: Points
     size: float
+    arrival: int
+
+
+class Follow(NamedTuple):
+    """Who somebody in the picture is. arrival: how many came before, ever; nobody else has it."""
+
+    number: int
+    arrival: int
 
 
 class Follower:
@@ -193,9 +202,10 @@ class Follower:
 
     def __init__(self) -> None:
         self._last: dict[int, _Followed] = {}
+        self._arrivals = 0
 
-    def numbers(self, people: Sequence[Person], time_ns: int) -> list[int | None]:
-        """A number for each; None for those beyond ``MAX_PEOPLE``."""
+    def follow(self, people: Sequence[Person], time_ns: int) -> list[Follow | None]:
+        """Who each is; None for those beyond ``MAX_PEOPLE``."""
         here = [_extent(person) for person in people[:MAX_PEOPLE]]
         alive = {n: f for n, f in self._last.items() if time_ns - f.time_ns <= FORGET_NS}
         pairs = [
@@ -204,18 +214,21 @@ class Follower:
             for number, followed in alive.items()
             if (cost := _cost(people[i].id, centre, size, followed)) < MAX_STEP
         ]
-        out: list[int | None] = [None] * len(people)
+        out: list[Follow | None] = [None] * len(people)
         taken: set[int] = set()
         for _, i, number in sorted(pairs):
             if out[i] is None and number not in taken:
-                out[i] = number
+                out[i] = Follow(number, alive[number].arrival)
                 taken.add(number)
         free = (n for n in range(MAX_PEOPLE) if n not in alive)
         for i, (centre, size) in enumerate(here):
-            if out[i] is None:
-                out[i] = next(free, None)
+            if out[i] is None and (new := next(free, None)) is not None:
+                out[i] = Follow(new, self._arrivals)
+                self._arrivals += 1
             if (mine := out[i]) is not None:
-                self._last[mine] = _Followed(time_ns, people[i].id, centre, size)
+                self._last[mine.number] = _Followed(
+                    time_ns, people[i].id, centre, size, mine.arrival
+                )
         return out
 
 
@@ -240,27 +253,27 @@ def recording(name: str, pictures: Sequence[Picture], faults: Faults) -> HandFra
     if not pictures:
         raise DatasetError(f"{name}: holds no frames")
     follower = Follower()
-    numbered = [(p, follower.numbers(p.people, p.time_ns)) for p in pictures]
+    followed = [(p, follower.follow(p.people, p.time_ns)) for p in pictures]
     palms: dict[tuple[int, Side], list[float]] = {}
     origin: Points | None = None
-    for picture, numbers in numbered:
-        for number, person in zip(numbers, picture.people, strict=True):
-            if number is None:
+    for picture, follows in followed:
+        for who, person in zip(follows, picture.people, strict=True):
+            if who is None:
                 faults.add(f"people refused: more than {MAX_PEOPLE} in one recording")
                 continue
             for hand in person.hands:
                 origin = hand.points[_WRIST] if origin is None else origin
-                palms.setdefault((number, hand.side), []).append(hand.palm)
+                palms.setdefault((who.arrival, hand.side), []).append(hand.palm)
     scales = {key: m_per_unit(lengths) for key, lengths in palms.items()}
     frames: list[HandFrame] = []
     last: dict[int, int] = {}
-    for picture, numbers in numbered:
+    for picture, follows in followed:
         hands: dict[int, list[FrameHand]] = {}
-        for number, person in zip(numbers, picture.people, strict=True):
-            if number is not None:
-                last[number] = picture.time_ns
-                hands[number] = [
-                    _frame_hand(hand, _IDS[hand.side], origin, scales[number, hand.side])
+        for who, person in zip(follows, picture.people, strict=True):
+            if who is not None:
+                last[who.number] = picture.time_ns
+                hands[who.number] = [
+                    _frame_hand(hand, _IDS[hand.side], origin, scales[who.arrival, hand.side])
                     for hand in person.hands
                 ]
         # Who has left is told as absent for a while, so that their gestures end at once.
@@ -281,29 +294,55 @@ def _frame_hand(hand: PointHand, id: int, origin: Points | None, scale: float) -
     return FrameHand(id, hand.side, placed(hand, origin, scale), hand.confidence, hand.lacks)
 
 
+@dataclass(slots=True)
+class _Place:
+    """One of the people wanted, live: who has the place, seen last when, and how large."""
+
+    arrival: int
+    time_ns: int
+    palms: dict[Side, deque[float]] = field(default_factory=dict)
+
+
 @dataclass
 class LiveLifter:
-    """The same, as frames come: a scale from the last frames, the first wrist as origin."""
+    """The same, as frames come: a scale from the last frames, the first wrist as origin.
+
+    The first ``max_people`` to come have a place; it is free for whoever is in view when they have
+    been out of sight for ``FORGET_NS``."""
 
     max_people: int = 1
     faults: Faults = field(default_factory=Faults)
     _follower: Follower = field(default_factory=Follower)
-    _palms: dict[tuple[int, Side], deque[float]] = field(default_factory=dict)
+    _places: dict[int, _Place] = field(default_factory=dict)
     _origin: Points | None = None
 
     def push(self, picture: Picture) -> list[FrameHand]:
-        """Hands of the first ``max_people`` numbers; ids tell people and sides apart."""
+        """Hands of those who have a place; ids tell places and sides apart."""
         hands = []
-        numbers = self._follower.numbers(picture.people, picture.time_ns)
-        for number, person in zip(numbers, picture.people, strict=True):
-            if number is None or number >= self.max_people:
+        follows = self._follower.follow(picture.people, picture.time_ns)
+        places = self._placed({who.arrival for who in follows if who}, picture.time_ns)
+        for who, person in zip(follows, picture.people, strict=True):
+            if who is None or who.arrival not in places:
                 self.faults.add("people not followed")
                 continue
+            number = places[who.arrival]
             for hand in person.hands:
                 if self._origin is None:
                     self._origin = hand.points[_WRIST]
-                palms = self._palms.setdefault((number, hand.side), deque(maxlen=SCALE_FRAMES))
+                palms = self._places[number].palms.setdefault(hand.side, deque(maxlen=SCALE_FRAMES))
                 palms.append(hand.palm)
                 scale = m_per_unit(palms)
                 hands.append(_frame_hand(hand, 4 * number + _IDS[hand.side], self._origin, scale))
         return hands
+
+    def _placed(self, here: set[int], time_ns: int) -> dict[int, int]:
+        """The place of each arrival in view that has one: who waits takes what has become free."""
+        for place in self._places.values():
+            if place.arrival in here:
+                place.time_ns = time_ns
+        waiting = sorted(here - {place.arrival for place in self._places.values()})
+        for number in range(self.max_people):
+            held = self._places.get(number)
+            if waiting and (held is None or time_ns - held.time_ns > FORGET_NS):
+                self._places[number] = _Place(waiting.pop(0), time_ns)
+        return {place.arrival: number for number, place in self._places.items()}
