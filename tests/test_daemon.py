@@ -717,6 +717,7 @@ def test_a_daemon_whose_only_device_gave_up_says_so_and_serves_a_replay(
     fault = "no device feeds frames: idle: unknown gesture 'LEFFT' in `gestures`; choose from "
     try:
         wait_until(lambda: fault in daemon.status()["supervisor"].message, 10, "the status")
+        assert daemon.status()["supervisor"].message.count("unknown gesture") == 1
         assert daemon.status()["supervisor"].state == "degraded"
         assert daemon.status()["driver.idle"].message.startswith("unknown gesture 'LEFFT'")
         shown = daemon.hgr("status")

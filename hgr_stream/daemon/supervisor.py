@@ -71,11 +71,6 @@ class Child:
     def running(self) -> bool:
         return self.popen is not None and self.popen.poll() is None
 
-    def why(self) -> str:
-        """Why it fell: what it said itself, if anything, and how it ended."""
-        said = self.status.message if self.status is not None else ""
-        return f"{said} ({self.keeper.reason})" if said else self.keeper.reason
-
 
 @dataclass
 class Swap:
@@ -219,7 +214,7 @@ class Supervisor:
                 self._tell(child, "restarting", keeper.reason)
             elif keeper.state == "gave-up":
                 self.log.error("%s: %s; gave it up", stage, keeper.reason)
-                self._tell(child, "gave-up", child.why())
+                self._tell(child, "gave-up", keeper.reason)
             else:
                 self.log.info("%s: %s", stage, keeper.reason)
                 self._tell(child, "stopped", keeper.reason)
@@ -331,7 +326,7 @@ class Supervisor:
         if live or now_s - self._guest_s < self.config.supervisor.heartbeat_timeout_s:
             return ""
         lost = [c for c in drivers if c.keeper.state == "gave-up"]
-        told = "; ".join(f"{c.process.stage.removeprefix(DRIVER)}: {c.why()}" for c in lost)
+        told = "; ".join(f"{c.process.stage.removeprefix(DRIVER)}: {c.keeper.reason}" for c in lost)
         return f"no device feeds frames: {told}" if lost else ""
 
     # -- requests -------------------------------------------------------------------------------
