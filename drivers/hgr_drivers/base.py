@@ -18,6 +18,7 @@ from typing import ClassVar, Generic, TypeVar
 
 import msgspec
 
+from hgr_stream.daemon.shell import error_line
 from hgr_stream.messages import Frame
 from hgr_stream.skeleton import Float32, Lack, Side
 
@@ -38,7 +39,7 @@ class DeviceError(Exception):
 
     def told(self) -> str:
         """Fault and cure in one line."""
-        fault = " ".join(str(self).split())
+        fault = error_line(self)
         return f"{fault}; {self.cure}" if self.cure else fault
 
 

@@ -17,7 +17,6 @@ import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -379,7 +378,7 @@ class Supervisor:
         """Answer whoever asked for another model, once."""
         if self._swap and self._swap.parts:
             self._answer(self._swap.parts, ok, text)
-            self._swap.parts, self._swap.end_s = [], inf
+            self._swap.parts, self._swap.end_s = [], math.inf
 
     def _answer(self, parts: list[bytes], ok: bool, text: str) -> None:
         reply = msgspec.msgpack.encode({"ok": ok, "text": text})

@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from functools import partial
-from typing import Final, get_args
+from typing import Final
 
 import msgspec
 
 from ..config import Recognition
 from ..messages import Event, Window
-from ..skeleton import LACKS, Side
+from ..skeleton import LACKS, SIDES, Side
 from .bundle import Bundle, ModelError
 from .choice import Choice, settings
 from .decoder import Decoder
@@ -52,7 +52,7 @@ class Engine:
 
     def _adopt(self, bundle: Bundle) -> None:
         self.options: dict[Side, DecoderOptions] = {
-            side: self._options_for(bundle, side) for side in get_args(Side)
+            side: self._options_for(bundle, side) for side in SIDES
         }
         self.recogniser = Recogniser(bundle)
         self.bundle = bundle

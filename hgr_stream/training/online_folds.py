@@ -90,12 +90,12 @@ def cross_validated(
     parts = folds_of(to_streams(sequences, labels), folds, recipe.seed)
     if not parts:
         raise ValueError(f"too few recordings, or people, with gestures for {folds} folds")
+    asked = {s.name for part in parts for s in part}
+    kept_out = Learnt.from_sequences(q for q in sequences if q.name in asked)
+    refuse_shared(kept_out, beside or {}, "would be learnt beside, but is held out")
     judged = Judged()
     for k, part in enumerate(parts, 1):
         out = {s.name for s in part}
-        kept_out = Learnt.from_sequences(q for q in sequences if q.name in out)
-        for name, group in (beside or {}).items():
-            refuse_shared(kept_out, group, f"{name}: would be learnt beside, but is held out")
 
         def told(stage: str, share: float, text: str, k: int = k) -> None:
             watch(f"{stage} {k}/{folds}", share, text)

@@ -121,15 +121,13 @@ def train_online(
         raise ValueError("'none' is what is told of no gesture: call the gesture otherwise")
     beside = beside or {}
     inside, outside = split(streams, recipe.held_out, recipe.seed)
-    kept_out = Learnt.from_sequences(q for q in sequences if q.name in {s.name for s in outside})
-    for name, group in beside.items():
-        refuse_shared(kept_out, group, f"{name}: would be learnt beside, but is held out")
+    held_out = {s.name for s in outside}
+    kept_out = Learnt.from_sequences(q for q in sequences if q.name in held_out)
+    refuse_shared(kept_out, beside, "would be learnt beside, but is held out")
     sets = [BesideSet.of(name, found) for name, found in beside.items()]
-    held_out = set() if recipe.everything else {s.name for s in outside}
-    own = [q for q in sequences if q.name not in held_out]
+    own = [q for q in sequences if recipe.everything or q.name not in held_out]
     learnt = Learnt.from_sequences([*own, *(q for group in beside.values() for q in group)])
-    for name, group in (others or {}).items():
-        refuse_shared(learnt, group, f"{name}: would judge what is learnt")
+    refuse_shared(learnt, others or {}, "would judge what is learnt")
     trained = fit(inside, len(labels), recipe, watch, sets)
     net, verifier, dater = trained.net, trained.verifier, trained.dater
     checks = {
@@ -219,11 +217,12 @@ def train_online(
     return Outcome(trained, metadata, reports)
 
 
-def refuse_shared(learnt: Learnt, sequences: Sequence[HandSequence], why: str) -> None:
-    """Raises ValueError where any of the sequences, or of their people, is in ``learnt``."""
-    found = learnt.of_sequences(sequences)
-    if found.any():
-        raise ValueError(f"{why} ({found.sum()} of {len(found)} sequences)")
+def refuse_shared(learnt: Learnt, sets: Mapping[str, Sequence[HandSequence]], why: str) -> None:
+    """Raises ValueError where a sequence of one of the sets, or its person, is in ``learnt``."""
+    for name, sequences in sets.items():
+        found = learnt.of_sequences(sequences)
+        if found.any():
+            raise ValueError(f"{name}: {why} ({found.sum()} of {len(found)} sequences)")
 
 
 def fit(
