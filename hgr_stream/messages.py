@@ -150,6 +150,7 @@ class Status(msgspec.Struct, omit_defaults=True):
     gauges: dict[str, float] = {}
     message: str = ""
     v: int = VERSION
+    labels: list[str] = []  #: of the worker: the gestures that it tells
 
 
 Message = Frame | Window | Event | Truth | Status

@@ -398,6 +398,18 @@ def test_a_window_of_another_size_is_refused_beside_good_ones(daemon: Daemon) ->
 # -- swapping the model -----------------------------------------------------------------------
 
 
+def test_who_listens_for_a_gesture_that_is_not_told_is_told(daemon: Daemon) -> None:
+    def heard(*labels: str) -> str:
+        asked = [word for label in labels for word in ("--label", label)]
+        listen = [*HGR, "listen", "--connect", daemon.endpoint, "--timeout", "0.1", *asked]
+        done = subprocess.run(listen, capture_output=True, text=True, timeout=30, check=False)
+        return done.stderr
+
+    told = "not told: right, UP; the daemon tells LEFT, RIGHT"
+    assert told in heard("LEFT", "right", "UP")
+    assert "not told" not in heard("LEFT")
+
+
 def test_the_model_is_swapped_or_refused(daemon: Daemon, model: Path, tmp_path: Path) -> None:
     other = save_palm_model(tmp_path / "other.pt", name="other")
     done = daemon.hgr("model", "use", str(other), "--name", "test")

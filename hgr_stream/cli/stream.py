@@ -6,7 +6,7 @@ import contextlib
 import json
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -14,8 +14,8 @@ import click
 import msgspec
 
 from ..client import ClientError, Received, Stream, ping, subscribe
-from ..messages import Event, Frame, MessageError, Window
-from .daemon import connect_option
+from ..messages import Event, Frame, MessageError, Status, Window, decode
+from .daemon import connect_option, snapshot
 from .numbers import PATIENCE, SECONDS
 
 
@@ -25,6 +25,17 @@ def tell_when_absent(endpoint: str | None) -> None:
         ping(endpoint, 0.5)
     except ClientError as error:
         click.echo(f"waiting: {error}", err=True)
+
+
+def tell_unknown(endpoint: str | None, labels: Collection[str]) -> None:
+    """Say on standard error which of these gestures the running daemon does not tell: one that is
+    misspelt would be waited for in silence."""
+    with contextlib.suppress(ClientError):  # nobody answers: told already
+        for _, payload in snapshot(endpoint, "status/worker"):
+            told = decode(Status, payload).labels
+            if told and (strange := [n for n in labels if n not in told]):
+                text = f"not told: {', '.join(strange)}; the daemon tells {', '.join(told)}"
+                click.echo(text, err=True)
 
 
 def tell_losses(lost: int) -> None:
@@ -61,6 +72,7 @@ def listen(
     early, confirmed, cancelled), joined by its id.
     """
     tell_when_absent(connect)
+    tell_unknown(connect, labels)
     told = 0
     events = subscribe(
         connect,

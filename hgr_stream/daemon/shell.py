@@ -47,6 +47,7 @@ class Shell(ABC):
         self.boot_id = uuid.uuid4().hex[:12]
         self.counts: Counter[str] = Counter()
         self.gauges: dict[str, float] = {}
+        self.labels: list[str] = []
         self.state = "up"
         self.message = ""
         self.poller = zmq.Poller()
@@ -124,6 +125,7 @@ class Shell(ABC):
             counts=dict(self.counts),
             gauges=self.gauges,
             message=self.message,
+            labels=self.labels,
         )
         try:
             self._status.send(encode(status), zmq.NOBLOCK)

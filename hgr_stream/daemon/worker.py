@@ -177,6 +177,7 @@ class WorkerShell(Shell):
             self.counts["dropped_tap"] = self.outlet.counts["dropped_tap"]
             for name, count in self.engine.counts.items():  # lost, or lacking what the model needs
                 self.counts[name] = count
+            self.labels = self.engine.labels
             self.gauges = {
                 "lag_ms": self._lag_ns / 1e6,
                 "hands": float(self.engine.recogniser.hands),

@@ -50,6 +50,11 @@ class Engine:
         self._lacking: dict[tuple[str, str, str], int | None] = {}
         self._adopt(bundle)
 
+    @property
+    def labels(self) -> list[str]:
+        """The gestures that are told: the model's, less those that the config leaves out."""
+        return [n for n in self.bundle.metadata.labels if self._choice.wanted(n)]
+
     def _adopt(self, bundle: Bundle) -> None:
         self.options: dict[Side, DecoderOptions] = {
             side: self._options_for(bundle, side) for side in SIDES
