@@ -18,8 +18,9 @@ help:
 demo: $(RUNS)
 	$(BIN)/hgr demo $(DEMO_ARGS)
 
+# The files are shared out among the cores; TEST_ARGS="-n 0 tests/test_decoder.py" runs one here.
 test: $(READY)
-	$(BIN)/python -m pytest $(TEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile $(TEST_ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -124,9 +124,11 @@ class Feeder:
 
     def __init__(self, daemon: Daemon) -> None:
         self.context = zmq.Context()
+        # One that a failed test leaves behind must not wait for its messages when it is collected.
+        self.context.setsockopt(zmq.LINGER, 500)
         self.sockets = read_daemon_file(daemon.run_dir).sockets
         self.outlet = Outlet(self.context, self.sockets, "frames")
-        assert self.outlet.wait_for_tap(5)
+        assert self.outlet.wait_for_tap(15)
 
     def send(self, frames: list[Frame], *, end: bool = False) -> None:
         for frame in frames:
