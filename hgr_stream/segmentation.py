@@ -141,19 +141,17 @@ class Segmenter:
             del self._devices[frame.device]
             return out
         self.counts["frames"] += 1
+        # First, so that no hand of this frame gets a slot, or an id's, that a silence has freed.
+        for old in list(device.tracks.values()):
+            if frame.time_ns - old.time_ns > self._max_gap_ns:
+                self._end(frame.device, device, old, "lost", out)
         for slot, hand, joints in self._follow(frame, device, out):
             track = device.tracks.get(slot)
-            if track is not None and frame.time_ns - track.time_ns > self._max_gap_ns:
-                self._end(frame.device, device, track, "gap", out)
-                track = None
             if track is None:
                 device.tracks[slot] = self._start(frame, device, slot, hand, joints, out)
             else:
                 track.sensor_id, track.lacks = hand.id, hand.lacks
                 self._advance(frame, track, joints, out)
-        for track in list(device.tracks.values()):
-            if frame.time_ns - track.time_ns > self._max_gap_ns:
-                self._end(frame.device, device, track, "lost", out)
         return out
 
     def flush(self, device: str) -> list[Window]:
@@ -246,7 +244,7 @@ class Segmenter:
             track = by_id.get(hand.id)
             if track is None:
                 strangers.append((hand, joints))
-            elif self._jumped(track, joints) and frame.time_ns - track.time_ns <= self._max_gap_ns:
+            elif self._jumped(track, joints):
                 self.counts["hands_jumped"] += 1  # a glitch; if it stays there, its track ends
                 taken.add(track.slot)
             elif not self._keeps_side(frame.device, track, hand):
@@ -255,7 +253,7 @@ class Segmenter:
             else:
                 followed.append((track.slot, hand, joints))
                 taken.add(track.slot)
-        known = self._readopt(device, strangers, taken, frame.time_ns)
+        known = self._readopt(device, strangers, taken)
         for i, (hand, joints) in enumerate(strangers):
             slot = known.get(i)
             if slot is None:
@@ -304,7 +302,6 @@ class Segmenter:
         device: _Device,
         strangers: list[tuple[Hand, Float32]],
         taken: set[str],
-        time_ns: int,
     ) -> dict[int, str]:
         """The slots of those hands, by their place in the list, that no id leads to and that were
         there just now: of all such hands and tracks the nearest belong together."""
@@ -314,7 +311,6 @@ class Segmenter:
             for track in device.tracks.values()
             if track.slot not in taken
             and track.side == hand.side
-            and time_ns - track.time_ns <= self._max_gap_ns
             and not self._jumped(track, joints)
         )
         found: dict[int, str] = {}
@@ -423,7 +419,7 @@ class Segmenter:
         """Close a track. Its stamps depend on its own samples alone, not on who found it gone."""
         del device.tracks[track.slot]
         self.counts[f"tracks_ended_{reason}"] += 1
-        known_ns = self._max_gap_ns if reason in ("lost", "gap") else 0
+        known_ns = self._max_gap_ns if reason == "lost" else 0
         out.append(
             Window(
                 device=name,

@@ -315,7 +315,7 @@ part = st.tuples(st.integers(1, 30), st.integers(0, 3), st.floats(0.3, 0.99))
         margin_s=st.floats(0, 0.3),
     ),
     verified=st.one_of(st.none(), st.tuples(st.integers(0, 3), st.floats(0.3, 0.99))),
-    reason=st.sampled_from(["lost", "gap", "end", "model changed"]),
+    reason=st.sampled_from(["lost", "end", "model changed"]),
 )
 def test_every_life_is_whole(parts, peaks, options, verified, reason):
     """Begins once, ends once, in between only updates; lives do not overlap; times are in order."""

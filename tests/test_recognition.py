@@ -460,7 +460,7 @@ def lively() -> list[Window]:
     a, b = windows(motion(300, 1), "a", "l"), windows(motion(300, 2), "b", "r")
     c = windows(motion(200, 3), "c", "l")
     mixed = [w for pair_ in zip(a, b, strict=True) for w in pair_]
-    return [*mixed, ending("a", "l", "gap", 300 * STEP_NS), *c, ending("c", "l"), ending("b", "r")]
+    return [*mixed, ending("a", "l", "lost", 300 * STEP_NS), *c, ending("c", "l"), ending("b", "r")]
 
 
 @settings(max_examples=10, deadline=None)

@@ -80,10 +80,10 @@ def test_short_gap_is_bridged_and_a_long_one_ends_the_track() -> None:
     times = [0, 40, 80, 400, 440]  # 320 ms
     segmenter, windows = run([frame(i, t * MS, hand_joints()) for i, t in enumerate(times)])
     assert [(w.ended, w.time_ns // MS) for w in windows] == [
-        ("", 0), ("", 40), ("", 80), ("gap", 80), ("", 400), ("", 440),
+        ("", 0), ("", 40), ("", 80), ("lost", 80), ("", 400), ("", 440),
     ]  # fmt: skip
     assert len({w.track for w in windows}) == 2
-    assert segmenter.counts["tracks_ended_gap"] == 1
+    assert segmenter.counts["tracks_ended_lost"] == 1
 
 
 def test_lost_hand_is_told_once_while_frames_go_on() -> None:
@@ -108,6 +108,26 @@ def test_silence_flushed_gives_the_same_ending_as_a_later_frame() -> None:
     for a, b in zip(by_silence.flush("test"), later, strict=True):
         b.frame_seq = a.frame_seq
         assert a == b
+
+
+@pytest.mark.parametrize("then", [(7, "right"), (8, "right"), (7, "left")])
+def test_who_comes_after_a_silence_is_followed_as_if_it_had_been_flushed(
+    then: tuple[int, Side],
+) -> None:
+    """Sensors send nothing while they see no hand: the next may have its id, or its side."""
+    hand_id, side = then
+    frames = [frame(i, i * 40 * MS, hand_joints(), lossless=False) for i in range(5)]
+    later = frame(5, 2000 * MS, hand_joints(side=side), hand_id=hand_id, side=side, lossless=False)
+    told = []
+    for flushed in (True, False):
+        segmenter = Segmenter(SPEC, SHORT_GAP)
+        for f in frames:
+            segmenter.push(f)
+        windows = segmenter.flush("test") if flushed else []
+        windows += segmenter.push(later)
+        told.append([(w.hand, w.side, w.track, w.ended, w.frame_time_ns) for w in windows])
+    assert told[0] == told[1]
+    assert told[0][1][:2] == (side, side)
 
 
 def test_a_hand_found_under_another_id_is_the_same_track() -> None:
@@ -295,7 +315,7 @@ def test_a_hand_that_stays_where_it_jumped_starts_anew() -> None:
     frames = [frame(i, i * 10 * MS, hand_joints(0.0 if i < 20 else 1.5)) for i in range(100)]
     segmenter, windows = run(frames)
     assert len({w.track for w in windows}) == 2
-    assert [w.ended for w in windows if w.ended] == ["gap"]
+    assert [w.ended for w in windows if w.ended] == ["lost"]
     assert segmenter.counts["hands_jumped"] == 25  # 250 ms of it, then it is believed
 
 
@@ -308,7 +328,7 @@ def test_time_that_stands_still_or_runs_back_a_little_is_refused() -> None:
 
 def test_time_that_jumps_an_hour_forward_or_back_starts_anew() -> None:
     hour = 3600 * 1000
-    for jump, reason in ((hour, "gap"), (-hour, "clock")):
+    for jump, reason in ((hour, "lost"), (-hour, "clock")):
         times = [hour + 40 * i + (jump if i >= 5 else 0) for i in range(10)]
         segmenter, windows = run([frame(i, t * MS, hand_joints()) for i, t in enumerate(times)])
         assert [w.ended for w in windows if w.ended] == [reason]

@@ -45,7 +45,7 @@ Verify = Callable[[int, int], "Float32 | None"]
 Refine = Callable[[int, int, int], "tuple[int, int] | None"]
 
 #: Reasons after which what was seen still counts as a whole gesture, if it passes the gates.
-_ORDINARY_ENDS = frozenset({"lost", "gap", "end"})
+_ORDINARY_ENDS = frozenset({"lost", "end"})
 
 
 @dataclass

@@ -184,7 +184,7 @@ class Engine:
         return events
 
     def close(self, time_ns: int, reason: str) -> list[Event]:
-        """End all tracks. With reason "end", "lost" or "gap" a whole gesture is still confirmed.
+        """End all tracks. With reason "end" or "lost" a whole gesture is still confirmed.
 
         ``time_ns``: when they ended in stream time, or 0 for "with their last windows".
         """
