@@ -59,7 +59,7 @@ class Choice:
     """Lets through the events of the gestures that are wanted; one for each engine.
 
     What was told of a gesture and then turns out to be an unwanted one is told as cancelled, so
-    that every id that begins ends."""
+    that every id that begins ends. An update says only what it may be: it may yet be wanted."""
 
     asked: Recognition
     _told: dict[str, str] = field(default_factory=dict)  # id -> the label last told
@@ -84,10 +84,10 @@ class Choice:
                 if before is None and event.kind != "begin":
                     # What went before bore an unwanted label: for the subscriber it begins now.
                     out.append(msgspec.structs.replace(event, kind="begin", offset_ns=0))
-                if event.kind != "update" or before is not None:
+                if event.kind != "update" or before not in (None, event.label):
                     out.append(event)
                 self._told[event.id] = event.label
-            elif before is not None:
+            elif before is not None and event.kind != "update":
                 reason = f"turned out to be {event.label}, which is not told"
                 out.append(
                     msgspec.structs.replace(event, kind="cancelled", label=before, reason=reason)
