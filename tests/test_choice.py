@@ -117,6 +117,21 @@ def test_the_engine_obeys_and_a_swapped_model_too(tmp_path: Path) -> None:
     assert [e.kind for e in late] == ["begin", "confirmed"] * 2
 
 
+def test_quiet_after_a_gesture_holds_for_a_hand_that_is_lost_and_found(tmp_path: Path) -> None:
+    bundle = load(save_palm_model(tmp_path / "palm.pt"))
+    for quiet_s, strokes in ((5.0, 2), (8.0, 1)):  # 6.4 s from stroke to stroke
+        frames = swipe_frames(2)
+        for f in frames[150:300]:
+            f.hands = []
+        events, _ = run_recording(Pipeline(bundle, asked=Recognition(refractory_s=quiet_s)), frames)
+        assert [e.kind for e in events].count("confirmed") == strokes
+    frames = swipe_frames(2)
+    for f in frames[640:]:  # the clock was set back between the two
+        f.time_ns -= 10_000_000_000
+    events, _ = run_recording(Pipeline(bundle, asked=Recognition(refractory_s=8.0)), frames)
+    assert [e.kind for e in events].count("confirmed") == 2
+
+
 def test_an_id_is_not_used_again_by_a_model_that_takes_over_on_the_way(tmp_path: Path) -> None:
     bundle = load(save_palm_model(tmp_path / "palm.pt"))
     segmenter = Segmenter(WindowSpec(25, 1, 1))

@@ -30,6 +30,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,6 +47,9 @@ Refine = Callable[[int, int, int], "tuple[int, int] | None"]
 
 #: Reasons after which what was seen still counts as a whole gesture, if it passes the gates.
 _ORDINARY_ENDS = frozenset({"lost", "end"})
+
+#: Before any stream time.
+NEVER_NS: Final = -(1 << 62)
 
 
 @dataclass
@@ -134,6 +138,7 @@ class Decoder:
     verify: Verify | None = None
     track: str = ""
     refine: Refine | None = None
+    last_end_ns: int = NEVER_NS  #: of the hand's gesture before, also on another track
     _limits: _Limits = field(init=False)
     _ticks: list[_Tick] = field(default_factory=list)
     _smoothed: NDArray[np.float64] | None = None
@@ -143,8 +148,7 @@ class Decoder:
     _begin_run: int = 0
     _begin_label: int = 0
     _exhausted: bool = False
-    _last_end_ns: int = -(1 << 62)
-    _told_end_ns: int = -(1 << 62)  # of the last that was confirmed, with its margin
+    _told_end_ns: int = NEVER_NS  # of the last that was confirmed, with its margin
     _window: Window | None = None
 
     def __post_init__(self) -> None:
@@ -207,7 +211,7 @@ class Decoder:
         best = int(s[1:].argmax()) + 1
         if self._exhausted:
             self._exhausted = gesture_p >= lim.end[best]
-        quiet_ns = self._last_end_ns + int(self.options.refractory_s * 1e9)
+        quiet_ns = self.last_end_ns + int(self.options.refractory_s * 1e9)
         if self._exhausted or now_ns <= quiet_ns or s[best] < lim.begin[best]:
             self._begin_run = 0
         else:
@@ -244,7 +248,7 @@ class Decoder:
 
     def _rise(self, label: int, now_ns: int) -> int:
         """Where the probability of a gesture rose: the beginning as far as can be told now."""
-        earliest = max(now_ns - int(self.options.lookback_s * 1e9), self._last_end_ns + 1)
+        earliest = max(now_ns - int(self.options.lookback_s * 1e9), self.last_end_ns + 1)
         low = 0.5 * float(self._limits.begin[label])
         onset_ns = now_ns
         for tick in reversed(self._ticks):
@@ -371,7 +375,7 @@ class Decoder:
         if o.boundary_delay_s > 0:
             late = int(o.boundary_delay_s * 1e9)
             back = int(o.lookback_s * 1e9)
-            earliest = max(onset_ns - back, self._last_end_ns + 1, self._ticks[0].time_ns)
+            earliest = max(onset_ns - back, self.last_end_ns + 1, self._ticks[0].time_ns)
             latest = min(onset_ns + int(0.4e9), offset_ns)
             at, start = self._peak("start", earliest + late, latest + late, late)
             onset_ns = onset_ns if at is None else at
@@ -387,7 +391,7 @@ class Decoder:
         long = offset_ns - onset_ns > self.options.refine_max_s * 1e9
         found = None if long or self.refine is None else self.refine(onset_ns, offset_ns, now_ns)
         if found is not None:
-            onset_ns = max(found[0], self._last_end_ns + 1, self._ticks[0].time_ns)
+            onset_ns = max(found[0], self.last_end_ns + 1, self._ticks[0].time_ns)
             offset_ns = offset_ns if cut else min(found[1], now_ns)
         return onset_ns, max(offset_ns, onset_ns)
 
@@ -432,7 +436,7 @@ class Decoder:
     def _ended(self, offset_ns: int) -> None:
         self._open = None
         self._begin_run = 0
-        self._last_end_ns = offset_ns
+        self.last_end_ns = offset_ns
 
     def _name(self, label: int) -> str:
         return self.labels[label - 1]

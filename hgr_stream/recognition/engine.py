@@ -18,7 +18,7 @@ from ..messages import Event, Window
 from ..skeleton import LACKS, SIDES, Side
 from .bundle import Bundle, ModelError
 from .choice import Choice, settings
-from .decoder import Decoder
+from .decoder import NEVER_NS, Decoder
 from .options import DecoderOptions, Metadata
 from .recogniser import Recogniser, rounds
 
@@ -40,6 +40,7 @@ class Engine:
         self._asked = asked or Recognition()
         self._choice = Choice(self._asked)
         self._decoders: dict[tuple[str, str], Decoder] = {}
+        self._last_end_ns: dict[tuple[str, str], int] = {}  # of a hand that was lost
         #: ``windows_lost``: numbers of a track's windows that were stepped over.
         #: ``windows_lacking_<what>``: the model needs what their source cannot see.
         self.counts: Counter[str] = Counter()
@@ -149,11 +150,15 @@ class Engine:
         if decoder is not None and (window.ended or decoder.track != window.track):
             mine = decoder.track == window.track
             events = decoder.finish(window.time_ns, window.ended if mine else "lost", window)
+            self._last_end_ns[key] = decoder.last_end_ns
             del self._decoders[key]
             decoder = None
         if decoder is None and not window.ended:
             m = self.bundle.metadata
             tick_s = (1 if m.kind == "streaming" else m.hop) / m.rate_hz
+            last_end_ns = self._last_end_ns.pop(key, NEVER_NS)
+            if last_end_ns > window.time_ns:  # the device's clock was set back
+                last_end_ns = NEVER_NS
             self._decoders[key] = Decoder(
                 self.options[window.side],
                 m.labels,
@@ -161,6 +166,7 @@ class Engine:
                 partial(self.recogniser.verify, *key) if self.bundle.has_verifier else None,
                 window.track,
                 partial(self.recogniser.refine, *key) if m.refine_margin_s > 0 else None,
+                last_end_ns,
             )
         return events
 
