@@ -277,6 +277,14 @@ def test_a_hand_that_is_lost_late_confirms_and_early_cancels():
     assert (last.kind, last.reason) == ("cancelled", "model changed")
 
 
+@pytest.mark.parametrize(("finish", "most_s"), [("lost", 6.0), ("", 0.6)])
+def test_what_is_cut_lasted_until_then(finish, most_s):
+    """The network would have gone on naming it after its end, had it ended."""
+    options = DecoderOptions(release_s=0.2, min_duration_s=0.5, max_duration_s=most_s)
+    last = run(probs((20, 0, 0.95), (17, 1, 0.95)), options, finish=finish)[-1]
+    assert (last.kind, last.offset_ns) == ("confirmed", last.decided_ns)
+
+
 def test_grouping_of_scores_changes_nothing():
     rows = probs((20, 0, 0.95), (25, 1, 0.95), (20, 0, 0.9), (20, 3, 0.9), (9, 0, 0.9))
     one, many = run(rows, PLAIN), run(rows, PLAIN, chunk=17)

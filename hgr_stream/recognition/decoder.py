@@ -369,8 +369,8 @@ class Decoder:
         o = self.options
         onset_ns = g.onset_ns
         # Without a peak the end is where the probability fell, less what smoothing and the
-        # network's own release put on top.
-        late_s = o.release_s + o.smooth_s
+        # network's own release put on top. Where the gesture was cut, nothing fell.
+        late_s = 0.0 if cut else o.release_s + o.smooth_s
         offset_ns = max(fall_ns - int(late_s * 1e9), onset_ns)
         if o.boundary_delay_s > 0:
             late = int(o.boundary_delay_s * 1e9)
