@@ -7,8 +7,8 @@
 2. *Following*: a hand is known by the sensor's id; one that was lost and found under another id,
    on the same side and close by, is the same hand. An id that several hands of one frame had tells
    nothing: those are followed so too. A hand keeps its side though single frames call it the
-   other one. Each followed hand has a slot ("right", "left", "right.2", ...), and each
-   unbroken stretch of it is a track.
+   other one, also where ids go by sides. Each followed hand has a slot ("right", "left",
+   "right.2", ...), and each unbroken stretch of it is a track.
 3. *Resampling*: ticks at ``origin + k * step``, common to all hands of a device so that a worker
    can batch them; joints interpolated linearly between the two samples around the tick. Causal: a
    tick is given when the first sample at or after it has come. Any input rate, jitter and gaps up
@@ -48,6 +48,8 @@ OTHER_UNITS: Final = {"centimetres": 0.01, "millimetres": 0.001}
 BACKWARDS_RESET_NS: Final = 250_000_000
 #: After how many ticks of a track its chirality is held against its side.
 CHIRALITY_TICKS: Final = 50
+#: So near to where a hand of the frame before was, and is no more, is that hand, whatever its side.
+SAME_PLACE_M: Final = 0.1
 #: How many frames of the other side, beyond those of its own, it takes to change a track's side.
 MAX_SIDE_VOTES: Final = 50
 
@@ -98,6 +100,7 @@ class _Device:
     lossless: bool
     tracks: dict[str, _Track] = field(default_factory=dict)
     retired: set[str] = field(default_factory=set)  # boot ids that another one replaced
+    followed_ns: int = 0  # time of the last frame whose hands were followed
     shared_ids: set[int] = field(default_factory=set)  # that several hands of one frame had
     started: int = 0  # tracks so far, for their names
 
@@ -152,6 +155,7 @@ class Segmenter:
             else:
                 track.sensor_id, track.lacks = hand.id, hand.lacks
                 self._advance(frame, track, joints, out)
+        device.followed_ns = frame.time_ns
         return out
 
     def flush(self, device: str) -> list[Window]:
@@ -256,6 +260,9 @@ class Segmenter:
         known = self._readopt(device, strangers, taken)
         for i, (hand, joints) in enumerate(strangers):
             slot = known.get(i)
+            if slot and not self._keeps_side(frame.device, device.tracks[slot], hand):
+                self._end(frame.device, device, device.tracks[slot], "side", out)
+                slot = None
             if slot is None:
                 limit = self.options.max_hands
                 if len(device.tracks.keys() | taken) >= limit:
@@ -304,14 +311,16 @@ class Segmenter:
         taken: set[str],
     ) -> dict[int, str]:
         """The slots of those hands, by their place in the list, that no id leads to and that were
-        there just now: of all such hands and tracks the nearest belong together."""
+        there just now: of all such hands and tracks the nearest belong together. Ids may go by
+        sides, and sides be mistaken (``_keeps_side``)."""
         near = sorted(
-            (math.dist(track.joints[WRIST].tolist(), joints[WRIST].tolist()), i, track.slot)
+            (away_m, i, track.slot)
             for i, (hand, joints) in enumerate(strangers)
             for track in device.tracks.values()
-            if track.slot not in taken
-            and track.side == hand.side
-            and not self._jumped(track, joints)
+            if track.slot not in taken and not self._jumped(track, joints)
+            for away_m in (math.dist(track.joints[WRIST].tolist(), joints[WRIST].tolist()),)
+            if track.side == hand.side
+            or (away_m < SAME_PLACE_M and track.time_ns == device.followed_ns)
         )
         found: dict[int, str] = {}
         free = {slot for _, _, slot in near}

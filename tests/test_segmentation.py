@@ -214,23 +214,29 @@ def test_of_hands_with_new_ids_the_nearest_keep_their_tracks() -> None:
     assert segmenter.counts["ids_changed"] == 1
 
 
-def test_the_other_hand_is_not_readopted() -> None:
+@pytest.mark.parametrize(("x", "missed"), [(0.15, 0), (0.0, 1)])
+def test_the_other_hand_is_not_readopted(x: float, missed: int) -> None:
     frames = [frame(i, i * 10 * MS, hand_joints(), hand_id=1) for i in range(10)]
+    frames += [frame(10, 100 * MS, None)] * missed
     frames += [
-        frame(i, i * 10 * MS, hand_joints(side="left"), hand_id=2, side="left")
-        for i in range(10, 60)
+        frame(i, i * 10 * MS, hand_joints(x, side="left"), hand_id=2, side="left")
+        for i in range(10 + missed, 60)
     ]
     _, windows = run(frames)
     assert {w.hand for w in windows} == {"right", "left"}
     assert [w.ended for w in windows if w.hand == "right" and w.ended] == ["lost"]
 
 
+@pytest.mark.parametrize("by_side", [False, True])
 @pytest.mark.parametrize("first", [0, 20])
-def test_a_hand_whose_side_flickers_keeps_its_track_and_the_side_of_most_frames(first: int) -> None:
+def test_a_hand_whose_side_flickers_keeps_its_track_and_the_side_of_most_frames(
+    first: int, by_side: bool
+) -> None:
     frames = moving(400, 100.0)
     wrong = [f for i, f in enumerate(frames) if (i - first) % 40 < 3]
     for f in wrong:
         f.hands[0].side = "left"
+        f.hands[0].id += by_side
     segmenter, windows = run(frames)
     right = [w for w in windows if w.hand == "right"]
     assert len({w.track for w in right}) == 1
