@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import subprocess
 import sys
@@ -250,6 +251,29 @@ def test_a_file_that_is_no_model(tmp_path, content):
     path.write_bytes(content)
     with pytest.raises(ModelError, match="not a TorchScript file"):
         bundle.load(path)
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA])
+def test_a_damaged_file_is_refused(tiny, tmp_path, method):
+    path = tmp_path / "packed.pt"
+    with zipfile.ZipFile(tiny) as old, zipfile.ZipFile(path, "w", method) as new:
+        for item in old.infolist():
+            new.writestr(item.filename, old.read(item), method)
+    data, rng = path.read_bytes(), np.random.default_rng(0)
+    first, end = data.index(b"hgr.json"), len(data)
+    for at in [*rng.integers(first, first + 300, 60), *rng.integers(end - 600, end, 60)]:
+        path.write_bytes(data[:at] + bytes([data[at] ^ 0xB5]) + data[at + 1 :])
+        with contextlib.suppress(ModelError):
+            bundle.read_metadata(path)
+
+
+def test_a_file_whose_attributes_have_other_names_is_refused(tmp_path):
+    path = save_palm_model(tmp_path / "palm.pt")
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(tmp_path / "odd.pt", "w") as new:
+        for item in old.infolist():
+            new.writestr(item, old.read(item).replace(b"rate_hz\x71", b"rate_of\x71"))
+    with pytest.raises(ModelError, match="torch cannot load it"):
+        bundle.load(tmp_path / "odd.pt")
 
 
 def test_files_that_lack_something(tiny, tmp_path, pair):

@@ -80,7 +80,7 @@ def read_metadata(path: str | Path) -> Metadata:
             raw = archive.read(names[0])
     except ModelError:
         raise
-    except (OSError, zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:
+    except Exception as error:  # of a damaged archive: zlib, lzma and codecs have their own
         raise ModelError(f"{path}: not a TorchScript file ({error})") from None
     try:
         metadata = msgspec.json.decode(raw, type=Metadata)
@@ -165,7 +165,7 @@ def load(path: str | Path, threads: int = 1) -> Bundle:
     torch.set_num_threads(threads)
     try:
         module = torch.jit.load(str(path), map_location="cpu").eval()
-    except (RuntimeError, ValueError, OSError, EOFError) as error:
+    except Exception as error:  # an IndexError too, of a file that is damaged
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(f"{path}: torch cannot load it: {reason}") from None
     bundle = _examine(module, metadata, path)
