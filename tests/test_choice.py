@@ -47,6 +47,8 @@ def test_what_turns_out_unwanted_is_cancelled_and_what_turns_out_wanted_begins()
     assert told(asked, turned) == [("begin", "TAP"), ("cancelled", "TAP")]
     other = life("b", ("begin", "V"), ("update", "TAP"), ("early", "TAP"), ("confirmed", "TAP"))
     assert told(asked, other) == [("begin", "TAP"), ("early", "TAP"), ("confirmed", "TAP")]
+    (_, ended) = Choice(asked).of(turned)
+    assert (ended.decided_ns, ended.offset_ns) == (2, 2)
     wavered = life("e", ("begin", "TAP"), ("update", "V"), ("update", "TAP"), ("confirmed", "TAP"))
     assert told(asked, wavered) == [("begin", "TAP"), ("confirmed", "TAP")]
     at_the_end = life("c", ("begin", "V"), ("confirmed", "TAP"))

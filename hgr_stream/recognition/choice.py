@@ -89,8 +89,11 @@ class Choice:
                 self._told[event.id] = event.label
             elif before is not None and event.kind != "update":
                 reason = f"turned out to be {event.label}, which is not told"
+                end_ns = event.offset_ns or event.decided_ns
                 out.append(
-                    msgspec.structs.replace(event, kind="cancelled", label=before, reason=reason)
+                    msgspec.structs.replace(
+                        event, kind="cancelled", label=before, reason=reason, offset_ns=end_ns
+                    )
                 )
                 self._hushed.add(event.id)
             if final:
