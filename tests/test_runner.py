@@ -166,7 +166,7 @@ def runner(
     config = Config(devices={"mine": {"driver": driver, **options}})
     (run_dir / CONFIG_FILE).write_bytes(msgspec.json.encode(config))
     sockets = private_sockets(run_dir)
-    write_daemon_file(run_dir, DaemonInfo(1, "test", "0", "", sockets, ["mine"], "", 0))
+    write_daemon_file(run_dir, DaemonInfo(1, "test", "0", "", sockets, ["mine"], ""))
     paths = [str(absent), *filter(None, [os.environ.get("PYTHONPATH")])]
     process = subprocess.Popen(
         [sys.executable, "-m", "hgr_drivers.runner", "mine", "--run-dir", str(run_dir)],

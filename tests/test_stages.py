@@ -24,7 +24,7 @@ from tests.models import save_palm_model
 def run_dir(tmp_path: Path) -> Path:
     """That of a daemon of which no other process runs."""
     sockets = private_sockets(tmp_path)
-    write_daemon_file(tmp_path, DaemonInfo(1, "test", "0", "tcp://127.0.0.1:1", sockets, [], "", 0))
+    write_daemon_file(tmp_path, DaemonInfo(1, "test", "0", "tcp://127.0.0.1:1", sockets, [], ""))
     return tmp_path
 
 

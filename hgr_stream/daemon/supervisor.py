@@ -67,9 +67,6 @@ class Child:
         self.popen: subprocess.Popen[bytes] | None = None
         self.status: Status | None = None
 
-    def running(self) -> bool:
-        return self.popen is not None and self.popen.poll() is None
-
 
 @dataclass
 class Swap:
@@ -83,11 +80,10 @@ class Swap:
 class Supervisor:
     """One daemon. ``run`` returns its exit code: 0 when it was asked to stop."""
 
-    def __init__(self, config: Config, *, log_file: Path | None = None) -> None:
+    def __init__(self, config: Config) -> None:
         self.config = config
         self.log = logging.getLogger("supervisor")
         self.dir = run_dir(config)
-        self.log_file = log_file
         self.model = str(resolve(config.model.use))
         self.metadata = read_metadata(Path(self.model))
         settings(self.metadata, config.recognition, self.metadata.decoder)  # or a clear refusal
@@ -135,7 +131,6 @@ class Supervisor:
             sockets=private_sockets(self.dir),
             devices=list(self.config.devices),
             model=self.model,
-            started_wall_ns=time.time_ns(),
         )
         self.inlet = Inlet(context, self.info.sockets["status"], "status")
         self.control = context.socket(zmq.ROUTER)
@@ -156,13 +151,6 @@ class Supervisor:
             process.stage: Child(process, Keeper(self.config.supervisor, process.may_end))
             for process in processes(self.config, self.dir)
         }
-        if self.log_file is not None:
-            self._stderr: int | None = os.open(
-                self.log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600
-            )
-            stack.callback(os.close, self._stderr)
-        else:
-            self._stderr = None
 
     def _leave_config(self) -> None:
         self.config.model.use = self.model
@@ -223,8 +211,7 @@ class Supervisor:
                 child.popen = subprocess.Popen(
                     child.process.argv,
                     stdin=subprocess.PIPE,
-                    stdout=self._stderr if self._stderr is not None else sys.stderr,
-                    stderr=self._stderr,
+                    stdout=sys.stderr,
                     # Its own group: Ctrl-C in the terminal is for the supervisor alone, who ends
                     # the others in order.
                     **_OWN_GROUP,

@@ -40,6 +40,7 @@ SOCKETS: Final = {
     "control": "supervisor",  # requests: status, model, stop
 }
 QUEUE: Final = 2000  # messages: some seconds of a busy stream
+DRAIN: Final = 512  # messages taken at once
 IPC_LIMIT: Final = 100  # bytes in a unix socket's path, safely
 
 #: Whoever asks for another model is answered by then, be it that the worker still loads it.
@@ -62,7 +63,6 @@ class DaemonInfo(msgspec.Struct):
     sockets: dict[str, str]
     devices: list[str]
     model: str
-    started_wall_ns: int
 
 
 def make_run_dir(run_dir: Path) -> None:
@@ -175,14 +175,14 @@ class Inlet:
         self.socket.setsockopt(zmq.LINGER, 0)
         bind(self.socket, endpoint, purpose)
 
-    def drain(self, limit: int = 512) -> list[bytes]:
-        """All messages that wait now, oldest first, at most ``limit``.
+    def drain(self) -> list[bytes]:
+        """All messages that wait now, oldest first, at most ``DRAIN``.
 
         A multipart message is nothing we send: its parts come joined, and fail to decode."""
         out: list[bytes] = []
         receive, option = self.socket.recv, self.socket.getsockopt
         # Asking first is cheaper than the exception that ends a try for one too many.
-        while len(out) < limit and option(zmq.EVENTS) & zmq.POLLIN:
+        while len(out) < DRAIN and option(zmq.EVENTS) & zmq.POLLIN:
             data = receive(zmq.NOBLOCK)
             if option(zmq.RCVMORE):
                 data = b"".join([data, *self.socket.recv_multipart(zmq.NOBLOCK)])

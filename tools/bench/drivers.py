@@ -263,7 +263,7 @@ def measure(name: str, n_hands: int, seconds: float) -> Result:
         run_dir = Path(folder)
         sockets = private_sockets(run_dir)
         write_daemon_file(
-            run_dir, DaemonInfo(os.getpid(), "bench", __version__, "", sockets, [name], "", 0)
+            run_dir, DaemonInfo(os.getpid(), "bench", __version__, "", sockets, [name], "")
         )
         with contextlib.ExitStack() as stack:
             inlets = {}

@@ -298,7 +298,7 @@ def driver_to_sink(options: dict[str, Any]) -> Iterator[dict[str, psutil.Process
         sockets = private_sockets(run_dir)
         config = Config(devices={"synthetic": options})
         (run_dir / CONFIG_FILE).write_bytes(msgspec.json.encode(config))
-        info = DaemonInfo(os.getpid(), "bench", __version__, "", sockets, ["synthetic"], "", 0)
+        info = DaemonInfo(os.getpid(), "bench", __version__, "", sockets, ["synthetic"], "")
         write_daemon_file(run_dir, info)
         relay = [sys.executable, str(Path(__file__).with_name("relay.py"))]
         sink = [*relay, "sink", sockets["frames"], sockets["status"], "--tap", sockets["tap"]]
