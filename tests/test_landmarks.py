@@ -42,7 +42,6 @@ def hand(x: float, y: float = 200, side: Side = "right", score: float = 0.9) -> 
         side=side,
         score=score,
         image_points=(ring + np.array([x, y])).astype(np.float32),
-        relative_depth=np.zeros(21, dtype=np.float32),
         world=np.zeros((21, 3), dtype=np.float32),
     )
 
@@ -162,7 +161,6 @@ def test_photo(shared_data: Path, complexity: int) -> None:
     assert seen.score > 0.9
     assert right_handed(seen)
     assert seen.image_points.shape == (21, 2)
-    assert seen.relative_depth.shape == (21,)
     assert seen.image_points.dtype == seen.world.dtype == np.float32
     # As people saw them; they do not agree with MediaPipe on where a wrist or a thumb's base is.
     away = np.linalg.norm(seen.image_points - open_hand_points(shared_data), axis=1)

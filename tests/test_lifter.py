@@ -85,7 +85,6 @@ def seen(
         side=side,
         score=0.9,
         image_points=(camera.project(points) + rng.normal(0, pixels, (21, 2))).astype(np.float32),
-        relative_depth=np.zeros(21, dtype=np.float32),
         world=(world + rng.normal(0, shape_m, (21, 3))).astype(np.float32),
     )
 

@@ -63,16 +63,14 @@ class DetectedHand:
     """One hand in one image, as an unmirrored camera sees it.
 
     ``id`` stays with the hand while it is followed. ``image_points`` (21, 2) are pixels, whole
-    numbers at pixel centres, and may lie outside of the image. ``relative_depth`` (21,) is
-    MediaPipe's depth from the wrist in pixels, away from the camera. ``world`` (21, 3) are metres
-    about the hand's middle, x right, y down, z away from the camera.
+    numbers at pixel centres, and may lie outside of the image. ``world`` (21, 3) are metres about
+    the hand's middle, x right, y down, z away from the camera.
     """
 
     id: int
     side: Side
     score: float
     image_points: Float32
-    relative_depth: Float32
     world: Float32
 
 
@@ -227,8 +225,8 @@ class HandLandmarker:
 
     def _hand(self, image: Any, world: Any, handed: Any, shape: Sequence[int]) -> DetectedHand:
         height, width = shape[:2]
-        points = _array(image) * np.array([width, height, width], dtype=np.float32)
-        points[:, :2] -= 0.5  # its zero is the first pixel's edge
+        points = _array(image)[:, :2] * np.array([width, height], dtype=np.float32)
+        points -= 0.5  # its zero is the first pixel's edge
         metres = _array(world)
         is_right = handed.label == "Right"  # in a mirrored image
         if self._mirrored:
@@ -240,8 +238,7 @@ class HandLandmarker:
             id=0,
             side="right" if is_right else "left",
             score=float(handed.score),
-            image_points=points[:, :2].copy(),
-            relative_depth=points[:, 2].copy(),
+            image_points=points,
             world=metres,
         )
 
