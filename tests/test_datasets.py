@@ -13,9 +13,9 @@ from hgr_stream.datasets.base import DatasetError, Segment
 from hgr_stream.datasets.convert import (
     FORMATS,
     Format,
-    frames_of,
     guess_format,
     import_file,
+    open_recording,
     open_recordings,
 )
 from hgr_stream.datasets.shrec17 import LABELS_28, load_shrec17_sequences
@@ -152,7 +152,7 @@ def test_numbering_and_truth_survive_the_import(shrec22: Path, tmp_path: Path) -
     at = source.time_ns.tolist()
     assert told == [(s.label, at[s.start], at[s.end], "right") for s in source.segments]
     # The same frames, whether read from the source or from its import.
-    assert list(frames_of(next(shrec22.rglob("17.txt")))) == frames
+    assert list(open_recording(next(shrec22.rglob("17.txt"))).frames) == frames
 
 
 def test_each_format_is_guessed_and_opened(
@@ -422,8 +422,8 @@ def test_several_recordings_need_a_folder(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="holds several recordings; give a folder"):
         import_file("shrec22", tmp_path, tmp_path / "out.mcap")
     assert not (tmp_path / "out.mcap").exists()
-    with pytest.raises(DatasetError, match="holds 2 recordings"):
-        frames_of(tmp_path)
+    with pytest.raises(DatasetError, match="holds several recordings; name one"):
+        open_recording(tmp_path)
     report = import_file(None, tmp_path, tmp_path / "out")
     assert report.format == "shrec22"
     assert [w.path.name for w in report.written] == ["1.mcap", "2.mcap"]

@@ -19,9 +19,9 @@ from hgr_stream.datasets.convert import (
     SOURCES,
     Format,
     Report,
-    frames_of,
     guess_format,
     import_file,
+    open_recording,
     open_recordings,
 )
 from hgr_stream.datasets.finger_names import finger_of
@@ -131,8 +131,8 @@ def test_each_real_sample_is_known_by_itself(shared_data: Path, tmp_path: Path) 
         out = tmp_path / f"{name.replace('/', '_')}.mcap"
         report = import_file(None, devices / name, out)
         assert (report.format, [w.frames for w in report.written]) == (format_, [frames])
-        read = list(frames_of(out))
-        assert read == list(frames_of(devices / name))
+        read = list(open_recording(out).frames)
+        assert read == list(open_recording(devices / name).frames)
         assert [f.seq for f in read] == list(range(frames))
 
 
@@ -346,7 +346,7 @@ def test_people_change_their_order_and_keep_their_streams(tmp_path: Path) -> Non
         frames.append(openpose(*((a, b) if i % 2 else (b, a))))
     report = import_file("openpose", folder_of(tmp_path, *frames), tmp_path / "out.mcap")
     assert [w.frames for w in report.written] == [12]
-    read = list(frames_of(tmp_path / "out.mcap"))
+    read = list(open_recording(tmp_path / "out.mcap").frames)
     for device, sides in (("openpose.person0", ["left", "right"]), ("openpose.person1", ["right"])):
         own = [f for f in read if f.device == device]
         assert [f.seq for f in own] == list(range(6))
@@ -435,7 +435,7 @@ def test_people_of_one_image_are_people_of_one_frame(tmp_path: Path) -> None:
     for person in other:
         person["idx"] = 5
     (tmp_path / "r.json").write_text(json.dumps(people + other))
-    read = list(frames_of(tmp_path / "r.json"))
+    read = list(open_recording(tmp_path / "r.json").frames)
     assert [f.device for f in read] == ["alphapose.person0", "alphapose.person1"] * 3
 
 
@@ -753,7 +753,7 @@ def test_a_leap_recording_that_is_cut_gives_what_it_holds(
     source = shared_data / "leap_recordings/leapjs_playback"
     for name in ("pinch.json.gz", "pinch-57fps.json.gz"):
         data = gzip.decompress((source / name).read_bytes())
-        whole = len(list(frames_of(source / name)))
+        whole = len(list(open_recording(source / name).frames))
         (tmp_path / "cut.json").write_bytes(data[: len(data) // 2])
         [recording] = open_recordings([tmp_path / "cut.json"])
         n = len(list(recording.frames))
@@ -778,7 +778,8 @@ def test_devices_of_a_recording_with_several_people_are_recognised_apart(tmp_pat
         for i in range(40)
     ]
     segmenter = Segmenter(WindowSpec(30, 10, 10))
-    windows = [w for f in frames_of(folder_of(tmp_path, *frames)) for w in segmenter.push(f)]
+    recording = open_recording(folder_of(tmp_path, *frames))
+    windows = [w for f in recording.frames for w in segmenter.push(f)]
     assert {(w.device, w.hand) for w in windows} == {
         ("openpose.person0", "right"),
         ("openpose.person1", "right"),
@@ -814,7 +815,7 @@ def test_import_tells_what_is_lacking_and_what_was_lost(tmp_path: Path) -> None:
     assert "note: 4 of 4 hands lack depth: they are flat, their z is 0" in done.output
     assert "note: 2 of 4 hands lack tips" in done.output
     assert "1 recording, 2 frames" in done.output
-    assert [f.time_ns for f in frames_of(tmp_path / "o.mcap")] == [0, 200_000_000]
+    assert [f.time_ns for f in open_recording(tmp_path / "o.mcap").frames] == [0, 200_000_000]
 
 
 def test_info_reads_what_import_reads(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from typing import ClassVar
 import msgspec
 
 from hgr_stream.datasets.base import DatasetError
-from hgr_stream.datasets.convert import Recording, open_recordings
+from hgr_stream.datasets.convert import Recording, open_recording
 from hgr_stream.messages import Frame
 from hgr_stream.playback import Player
 from hgr_stream.recording import Reader
@@ -71,12 +71,7 @@ class ReplayDriver(Driver[ReplayOptions]):
     def _load(self) -> None:
         path = Path(self.options.file)
         try:
-            recordings = open_recordings([path])
-            recording = next(recordings, None)
-            if recording is None:
-                raise DatasetError(f"{path}: holds no recordings")
-            if next(recordings, None) is not None:
-                raise DatasetError(f"{path}: holds several recordings; name one file of it")
+            recording = open_recording(path)
             frames = _Played(recording.frames, self.options.device, self.options.loop, self.taken)
             self._player = Player(
                 frames, self.options.speed, self.options.start_s, self.options.step

@@ -32,7 +32,9 @@ LOG_FORMAT = "%(asctime)s %(name)s: %(message)s"
 
 def set_up_logging(stage: str) -> logging.Logger:
     """One line a message on standard error, with time and stage."""
-    logging.basicConfig(level=logging.INFO, format=LOG_FORMAT, datefmt="%H:%M:%S", stream=sys.stderr)
+    logging.basicConfig(
+        level=logging.INFO, format=LOG_FORMAT, datefmt="%H:%M:%S", stream=sys.stderr
+    )
     return logging.getLogger(stage)
 
 

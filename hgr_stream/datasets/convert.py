@@ -41,9 +41,9 @@ __all__ = [
     "Recording",
     "Report",
     "Source",
-    "frames_of",
     "guess_format",
     "import_file",
+    "open_recording",
     "open_recordings",
 ]
 
@@ -253,12 +253,15 @@ def open_recordings(
                 on_error(error)
 
 
-def frames_of(path: Path, format: Format | None = None) -> Iterator[Frame]:
-    """The frames of the one recording in ``path``; raises DatasetError if it holds several."""
-    recordings = list(open_recordings([path], format))
-    if len(recordings) != 1:
-        raise DatasetError(f"{path}: holds {len(recordings)} recordings; name one file of it")
-    return iter(recordings[0].frames)
+def open_recording(path: Path) -> Recording:
+    """The one recording in ``path``; raises DatasetError if it holds none, or several."""
+    recordings = open_recordings([path])
+    recording = next(recordings, None)
+    if recording is None:
+        raise DatasetError(f"{path}: holds no recordings")
+    if next(recordings, None) is not None:
+        raise DatasetError(f"{path}: holds several recordings; name one file of it")
+    return recording
 
 
 def import_file(
