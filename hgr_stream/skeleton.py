@@ -9,6 +9,7 @@ because no two sensors agree on what a palm is.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Final, Literal, get_args
 
 import numpy as np
@@ -68,6 +69,18 @@ SHREC22_26: Final = (0, -1, 2, 3, 4, 5, 7, 8, 9, 10, 12, 13, 14, 15, 17, 18, 19,
 #: Where the thumb's base lies on the way from the wrist to the thumb's first joint, for sources
 #: that do not give it (SHREC'17 medians: 25.5 mm of 25.5 + 39.6 mm).
 THUMB_BASE_FRACTION: Final = 0.39
+
+
+@dataclass(slots=True)
+class HandSample:
+    """One hand as its source saw it: ``joints`` (22, 3) float32, metres, canonical axes and order
+    (palm computed); confidence 0 to 1."""
+
+    id: int
+    side: Side
+    joints: Float32
+    confidence: float = 1.0
+    lacks: tuple[Lack, ...] = ()  #: what the source could not see of it
 
 
 def with_palm(joints: Float32) -> Float32:

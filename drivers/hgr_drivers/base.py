@@ -20,7 +20,19 @@ import msgspec
 
 from hgr_stream.daemon.shell import error_line
 from hgr_stream.messages import Frame
-from hgr_stream.skeleton import Float32, Lack, Side
+from hgr_stream.skeleton import HandSample
+
+__all__ = [
+    "DeviceError",
+    "Driver",
+    "EndOfStream",
+    "Found",
+    "HandSample",
+    "Options",
+    "Performed",
+    "Sample",
+    "kind_of",
+]
 
 
 class DeviceError(Exception):
@@ -50,17 +62,6 @@ def kind_of(text: str) -> str:
 
 class EndOfStream(Exception):  # noqa: N818 - not an error: a recording or a performance is over
     """The source has no more to give."""
-
-
-@dataclass(slots=True)
-class HandSample:
-    """One hand: ``joints`` (22, 3) float32, metres, canonical axes and order (palm computed)."""
-
-    id: int
-    side: Side
-    joints: Float32
-    confidence: float = 1.0
-    lacks: tuple[Lack, ...] = ()  #: what the device could not see of it
 
 
 @dataclass(slots=True)

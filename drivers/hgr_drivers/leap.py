@@ -34,7 +34,6 @@ from msgspec import Meta
 from hgr_stream.datasets.leap_json import (
     DeviceState,
     LeapFrame,
-    LeapHand,
     LeapJsonError,
     ServiceVersion,
     decode_message,
@@ -335,7 +334,7 @@ class LeapDriver(Driver[LeapOptions]):
             self._counts["wrist_estimated"] += frame.estimated_wrists
         return Sample(frame.device_ns, [self._hand(hand) for hand in frame.hands], frame.index)
 
-    def _hand(self, hand: LeapHand) -> HandSample:
+    def _hand(self, hand: HandSample) -> HandSample:
         joints = hand.joints @ HMD_AXES.T if self.options.optimize_hmd else hand.joints
         return HandSample(hand.id, hand.side, joints, hand.confidence)
 

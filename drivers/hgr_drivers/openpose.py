@@ -35,7 +35,7 @@ from hgr_stream.datasets.people import (
     Picture,
 )
 
-from .base import DeviceError, Driver, HandSample, Options, Sample
+from .base import DeviceError, Driver, Options, Sample
 
 log = logging.getLogger(__name__)
 
@@ -216,10 +216,9 @@ class OpenPoseDriver(Driver[OpenPoseOptions]):
         self._warn_without_hands(people)
         fps = self.options.fps
         device_ns = round(file.number * 1e9 / fps) if fps else file.mtime_ns
-        hands = self._lifter.push(Picture(device_ns, file.number, people))
         return Sample(
             device_ns,
-            [HandSample(h.id, h.side, h.joints, h.confidence, h.lacks) for h in hands],
+            self._lifter.push(Picture(device_ns, file.number, people)),
             file.number,
         )
 

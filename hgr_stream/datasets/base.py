@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from ..skeleton import Float32, Lack, Side
+from ..skeleton import Float32, HandSample, Lack, Side
 
 if TYPE_CHECKING:
     from .takes import Takes
@@ -49,17 +49,6 @@ class HandSequence:
 
 
 @dataclass(slots=True)
-class FrameHand:
-    """One hand of one frame: ``joints`` (22, 3) float32, metres, canonical; confidence in 0..1."""
-
-    id: int
-    side: Side
-    joints: Float32
-    confidence: float = 1.0
-    lacks: tuple[Lack, ...] = ()
-
-
-@dataclass(slots=True)
 class HandFrame:
     """What a source saw at one instant, also when that is no hand.
 
@@ -69,7 +58,7 @@ class HandFrame:
 
     time_ns: int
     index: int
-    hands: list[FrameHand]
+    hands: list[HandSample]
     stream: str = ""
 
 

@@ -40,12 +40,13 @@ from ..skeleton import (
     THUMB_BASE_FRACTION,
     TIPS,
     WRIST,
+    HandSample,
     Lack,
     Side,
     extend_tips,
     with_palm,
 )
-from .base import DatasetError, FrameHand, HandFrame, HandFrames
+from .base import DatasetError, HandFrame, HandFrames
 from .files import DEFAULT_FPS
 from .finger_names import finger_of
 from .people import PALM_M
@@ -324,7 +325,7 @@ def _frames(
             time_ns,
             index,
             [
-                FrameHand(_IDS[hand.side], hand.side, points[t], 1.0, hand.lacks)
+                HandSample(_IDS[hand.side], hand.side, points[t], 1.0, hand.lacks)
                 for hand, points in zip(hands, canonical, strict=True)
             ],
         )

@@ -29,8 +29,7 @@ from typing import Annotated, Any, Final
 import msgspec
 import numpy as np
 
-from ..skeleton import INDEX_BASE, MIDDLE_BASE, PINKY_BASE, THUMB_BASE, Side, with_palm
-from .base import FrameHand
+from ..skeleton import INDEX_BASE, MIDDLE_BASE, PINKY_BASE, THUMB_BASE, HandSample, Side, with_palm
 
 MAX_HANDS: Final = 256  # more is nonsense; messages refuses such a frame as a whole
 
@@ -105,10 +104,6 @@ class ServiceVersion:
     service: str = ""
 
 
-#: One hand as a Leap service tells it.
-LeapHand = FrameHand
-
-
 @dataclass(slots=True)
 class LeapFrame:
     """One frame. ``device_ns``: the service's own clock. ``index``: its frame id.
@@ -119,7 +114,7 @@ class LeapFrame:
 
     device_ns: int
     index: int
-    hands: list[LeapHand]
+    hands: list[HandSample]
     refused: list[str] = field(default_factory=list)
     estimated_wrists: int = 0
 
@@ -231,7 +226,7 @@ def _frame(message: _Message, refused: list[str], broken: int) -> LeapFrame:
         elif hand.type == "right":
             side = "right"
         frame.hands.append(
-            LeapHand(hand.id, side, with_palm(joints), min(max(hand.confidence, 0.0), 1.0))
+            HandSample(hand.id, side, with_palm(joints), min(max(hand.confidence, 0.0), 1.0))
         )
         frame.estimated_wrists += hand.wrist is None
     return frame

@@ -19,9 +19,9 @@ import msgspec
 from . import leap_json
 from .base import DatasetError
 from .files import bound_items, cut_note, item_texts, read_bytes, whole_items
-from .leap_json import LeapFrame, LeapHand, LeapJsonError
+from .leap_json import LeapFrame, LeapJsonError
 
-__all__ = ["LeapFrame", "LeapHand", "LeapRecording", "frame_texts", "load_leapjs"]
+__all__ = ["LeapFrame", "LeapRecording", "frame_texts", "load_leapjs"]
 
 _REASONS: Final = {
     leap_json.NO_BONES: "SDK 1: palm and tips but no bones, which cannot give 22 joints",

@@ -49,13 +49,14 @@ import numpy as np
 from ..skeleton import (
     MEDIAPIPE_21,
     Float32,
+    HandSample,
     Lack,
     Side,
     camera_to_canonical,
     chirality,
     from_layout,
 )
-from .base import DatasetError, FrameHand, HandFrame, HandFrames
+from .base import DatasetError, HandFrame, HandFrames
 from .files import DEFAULT_FPS, MAX_FRAME, Faults, decode_item, json_items
 from .people import Points, m_per_unit
 
@@ -315,7 +316,7 @@ def _frames(moments: list[_Moment], notes: list[str]) -> Iterator[HandFrame]:
             number = next(n for n in range(_IDS[side], 4 * MAX_HANDS, 4) if n not in taken)
             taken.add(number)
             lacks: tuple[Lack, ...] = () if seen.world is not None else ("depth",)
-            hands.append(FrameHand(number, side, joints, seen.score, lacks))
+            hands.append(HandSample(number, side, joints, seen.score, lacks))
         yield HandFrame(moment.time_ns, moment.index, hands)
 
 

@@ -41,8 +41,8 @@ from typing import Final
 import msgspec
 import numpy as np
 
-from ..skeleton import OPENXR_26, Float32, Side, chirality, from_layout
-from .base import DatasetError, FrameHand, HandFrame, HandFrames, HandSequence
+from ..skeleton import OPENXR_26, Float32, HandSample, Side, chirality, from_layout
+from .base import DatasetError, HandFrame, HandFrames, HandSequence
 from .files import DEFAULT_FPS, MAX_FRAME, Faults, decode_item, json_items
 from .people import Points
 from .shrec22 import load_shrec22
@@ -142,7 +142,7 @@ def load_openxr(path: Path, fps: float | None = None) -> list[HandFrames] | list
     return [HandFrames(name, frames, notes + faults.notes())]
 
 
-def _numbered(hands: list[_Seen], faults: Faults) -> Iterator[FrameHand]:
+def _numbered(hands: list[_Seen], faults: Faults) -> Iterator[HandSample]:
     """Hands of one frame, each with an id of its own."""
     taken: set[int] = set()
     if len(hands) > MAX_HANDS:
@@ -152,7 +152,7 @@ def _numbered(hands: list[_Seen], faults: Faults) -> Iterator[FrameHand]:
         while number in taken:
             number = number + 4 if number < 2**62 else 1
         taken.add(number)
-        yield FrameHand(number, hand.side, hand.joints, hand.confidence)
+        yield HandSample(number, hand.side, hand.joints, hand.confidence)
 
 
 def _left_handed(hands: list[_Seen]) -> bool:

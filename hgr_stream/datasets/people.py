@@ -37,12 +37,13 @@ from ..skeleton import (
     THUMB_BASE_FRACTION,
     TIP_EXTENSION,
     Float32,
+    HandSample,
     Lack,
     Side,
     camera_to_canonical,
     from_layout,
 )
-from .base import DatasetError, FrameHand, HandFrame, HandFrames
+from .base import DatasetError, HandFrame, HandFrames
 from .files import Faults
 
 Points = NDArray[np.float64]
@@ -268,7 +269,7 @@ def recording(name: str, pictures: Sequence[Picture], faults: Faults) -> HandFra
     frames: list[HandFrame] = []
     last: dict[int, int] = {}
     for picture, follows in followed:
-        hands: dict[int, list[FrameHand]] = {}
+        hands: dict[int, list[HandSample]] = {}
         for who, person in zip(follows, picture.people, strict=True):
             if who is not None:
                 last[who.number] = picture.time_ns
@@ -288,10 +289,10 @@ def recording(name: str, pictures: Sequence[Picture], faults: Faults) -> HandFra
     return HandFrames(name, frames, faults.notes())
 
 
-def _frame_hand(hand: PointHand, id: int, origin: Points | None, scale: float) -> FrameHand:
+def _frame_hand(hand: PointHand, id: int, origin: Points | None, scale: float) -> HandSample:
     assert origin is not None  # set by the first hand
     origin = origin[: hand.points.shape[1]]
-    return FrameHand(id, hand.side, placed(hand, origin, scale), hand.confidence, hand.lacks)
+    return HandSample(id, hand.side, placed(hand, origin, scale), hand.confidence, hand.lacks)
 
 
 @dataclass(slots=True)
@@ -316,7 +317,7 @@ class LiveLifter:
     _places: dict[int, _Place] = field(default_factory=dict)
     _origin: Points | None = None
 
-    def push(self, picture: Picture) -> list[FrameHand]:
+    def push(self, picture: Picture) -> list[HandSample]:
         """Hands of those who have a place; ids tell places and sides apart."""
         hands = []
         follows = self._follower.follow(picture.people, picture.time_ns)

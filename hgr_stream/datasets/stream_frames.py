@@ -6,7 +6,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from ..messages import Frame, Hand, Truth, joint_bytes
-from .base import FrameHand, HandFrame, HandFrames, HandSequence
+from ..skeleton import HandSample
+from .base import HandFrame, HandFrames, HandSequence
 
 
 def truths_of(sequence: HandSequence, device: str) -> list[Truth]:
@@ -60,7 +61,7 @@ class StreamFrames:
         if isinstance(s, HandFrames):
             return s.frames
         return (
-            HandFrame(time_ns, index, [FrameHand(1, s.side, joints, 1.0, s.lacks)])
+            HandFrame(time_ns, index, [HandSample(1, s.side, joints, 1.0, s.lacks)])
             for joints, time_ns, index in zip(
                 s.joints, s.time_ns.tolist(), s.index.tolist(), strict=True
             )

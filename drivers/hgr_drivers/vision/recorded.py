@@ -11,7 +11,7 @@ from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Final, Generic, TypeVar
 
-from hgr_stream.datasets.base import DatasetError, FrameHand, HandFrame, HandFrames
+from hgr_stream.datasets.base import DatasetError, HandFrame, HandFrames
 
 from ..base import DeviceError, EndOfStream, Sample
 
@@ -113,9 +113,7 @@ def hand_frames(path: Path, samples: Callable[[list[str]], Iterator[Sample]]) ->
             if time_ns is None or time_ns <= last_ns:
                 time_ns = last_ns + 1  # in order, where the file is not
             last_ns = time_ns
-            hands = [FrameHand(h.id, h.side, h.joints, h.confidence, h.lacks) for h in sample.hands]
-            found.frames.append(HandFrame(time_ns, sample.index, hands))
+            found.frames.append(HandFrame(time_ns, sample.index, list(sample.hands)))
     except DeviceError as error:
-        text = f"{error}; {error.cure}" if error.cure else str(error)
-        raise DatasetError(text) from None
+        raise DatasetError(error.told()) from None
     return [found]
