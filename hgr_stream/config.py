@@ -218,7 +218,12 @@ def default_run_dir(name: str = "default") -> Path:
 
 def run_dir(config: Config) -> Path:
     """Where this daemon's private sockets live."""
-    return Path(config.run_dir) if config.run_dir else default_run_dir(config.name)
+    return path_of(config.run_dir) if config.run_dir else default_run_dir(config.name)
+
+
+def path_of(text: str) -> Path:
+    """A path as a config has it: "~" is the home directory, which no shell has put there."""
+    return Path(os.path.expanduser(text))
 
 
 def default_endpoint() -> str:

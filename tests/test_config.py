@@ -7,9 +7,13 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from hgr_drivers import registry
+from hgr_drivers.base import DeviceError
+from hgr_drivers.replay import ReplayDriver, ReplayOptions
 
 from hgr_stream.cli import cli
 from hgr_stream.config import Config, ConfigError, convert, is_name, load, parse, run_dir
+from hgr_stream.recognition.bundle import resolve
+from hgr_stream.recording import Writer
 from tests.conftest import ROOT
 
 
@@ -87,6 +91,18 @@ def test_daemons_of_different_names_have_different_directories(
     monkeypatch.setenv("HGR_RUN_DIR", str(tmp_path))
     assert [run_dir(Config(name=name)) for name in "ab"] == [tmp_path / "a", tmp_path / "b"]
     assert run_dir(Config(name="a", run_dir="/x")) == Path("/x")
+
+
+def test_a_path_in_a_config_may_begin_at_home(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert run_dir(Config(run_dir="~/run")) == tmp_path / "run"
+    (tmp_path / "mine.pt").touch()
+    assert resolve("~/mine.pt") == tmp_path / "mine.pt"
+    Writer(tmp_path / "empty.mcap").close()
+    with pytest.raises(DeviceError, match="holds no frames"):
+        ReplayDriver(ReplayOptions(file="~/empty.mcap")).check()
 
 
 def test_a_daemon_is_named_once(tmp_path: Path) -> None:

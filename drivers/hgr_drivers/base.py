@@ -13,11 +13,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
-from pathlib import Path
 from typing import ClassVar, Generic, TypeVar
 
 import msgspec
 
+from hgr_stream.config import path_of
 from hgr_stream.daemon.shell import error_line
 from hgr_stream.messages import Frame
 from hgr_stream.skeleton import HandSample
@@ -163,7 +163,7 @@ class Driver(ABC, Generic[O]):
         """Raise DeviceError for what cannot work whatever is plugged in, as far as that shows with
         no device opened. Called on a driver that is not open, and only by ``hgr run --check``."""
         file = getattr(self.options, "file", "")
-        if file and not Path(file).expanduser().is_file():
+        if file and not path_of(file).is_file():
             raise DeviceError(f"{file}: no such file", "set file to a recording", fatal=True)
 
     def listens_at(self) -> str:

@@ -21,6 +21,7 @@ from typing import Annotated, ClassVar, Final, NamedTuple
 
 from msgspec import Meta
 
+from hgr_stream.config import path_of
 from hgr_stream.datasets.base import DatasetError
 from hgr_stream.datasets.files import Faults, read_bytes
 from hgr_stream.datasets.openpose import MAX_FRAME_BYTES, NO_HANDS, frame_number, read_people
@@ -86,7 +87,7 @@ class OpenPoseDriver(Driver[OpenPoseOptions]):
 
     def __init__(self, options: OpenPoseOptions) -> None:
         super().__init__(options)
-        self.folder = Path(options.folder).expanduser()
+        self.folder = path_of(options.folder)
         self._opened = False
         self._last: _File | None = None
         self._lifter = LiveLifter(options.people)

@@ -20,13 +20,13 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any, ClassVar, Final
 
 import numpy as np
 from msgspec import Meta
 from numpy.typing import NDArray
 
+from hgr_stream.config import path_of
 from hgr_stream.datasets.azure_calibration import Camera
 
 from .base import DeviceError, Driver, EndOfStream, Found, Options, Sample
@@ -184,7 +184,7 @@ class _Source:
 
     def _device(self, options: OrbbecOptions) -> Any:
         if options.file:
-            file = Path(options.file).expanduser()
+            file = path_of(options.file)
             if not file.is_file():
                 raise DeviceError(f"{file}: no such file", "set file to a recording", fatal=True)
             try:

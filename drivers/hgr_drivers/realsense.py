@@ -23,12 +23,12 @@ import contextlib
 import logging
 import time
 from collections import Counter
-from pathlib import Path
 from typing import Annotated, Any, ClassVar, Final, Literal
 
 import numpy as np
 from msgspec import Meta
 
+from hgr_stream.config import path_of
 from hgr_stream.skeleton import Float32
 
 from . import librealsense
@@ -111,7 +111,7 @@ class RealSenseDriver(Driver[RealSenseOptions]):
         rs = librealsense.library()
         config = rs.config()
         if options.file:
-            path = Path(options.file)
+            path = path_of(options.file)
             if not path.is_file():
                 raise DeviceError(f"there is no file {path}", "set file", fatal=True)
             self.camera = str(path)

@@ -14,11 +14,11 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar
 
 import msgspec
 
+from hgr_stream.config import path_of
 from hgr_stream.datasets.base import DatasetError
 from hgr_stream.datasets.convert import Recording, open_recording
 from hgr_stream.messages import Frame
@@ -69,7 +69,7 @@ class ReplayDriver(Driver[ReplayOptions]):
             threading.Thread(target=_read_lines, args=(self._lines,), daemon=True).start()
 
     def _load(self) -> None:
-        path = Path(self.options.file)
+        path = path_of(self.options.file)
         try:
             recording = open_recording(path)
             frames = _Played(recording.frames, self.options.device, self.options.loop, self.taken)

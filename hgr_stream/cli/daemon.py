@@ -19,6 +19,7 @@ from ..config import (
     default_run_dir,
     is_name,
     load,
+    path_of,
     run_dir,
 )
 from ..messages import Status, decode
@@ -187,7 +188,7 @@ def _faults(settings: Config) -> list[str]:
     found += registry.faults(settings)
     try:
         if settings.record.path:
-            check_path(Path(settings.record.path))
+            check_path(path_of(settings.record.path))
     except ConfigError as error:
         found.append(str(error))
     return found

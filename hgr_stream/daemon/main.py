@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from ..config import Config, ConfigError
+from ..config import Config, ConfigError, path_of
 from ..recognition.bundle import ModelError, read_metadata, resolve
 from ..stream.bus import BusError
 from .processes import EXIT_FATAL
@@ -49,7 +49,7 @@ def make(stage: str, run_dir: Path) -> Shell:
     if stage == "recorder":
         from .recorder import RecorderShell
 
-        return RecorderShell(run_dir, Path(config.record.path))
+        return RecorderShell(run_dir, path_of(config.record.path))
     raise ConfigError(f"there is no stage {stage!r}")
 
 

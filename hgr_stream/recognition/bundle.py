@@ -17,6 +17,7 @@ from typing import Any, Final
 
 import msgspec
 
+from ..config import path_of
 from ..skeleton import N_JOINTS
 from .options import FORMAT, DecoderOptions, Metadata
 
@@ -53,7 +54,7 @@ def shipped() -> list[str]:
 
 def resolve(name: str | Path) -> Path:
     """A shipped model's name ("leap") or a path -> the path; raises ModelError."""
-    path = Path(name)
+    path = path_of(str(name))
     if path.is_file():
         return path
     if path.name == str(name) and not path.suffix:

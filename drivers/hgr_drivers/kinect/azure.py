@@ -15,6 +15,7 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+from hgr_stream.config import path_of
 from hgr_stream.datasets.azure_calibration import Calibration, Camera
 from hgr_stream.datasets.azure_mkv import WORKING_WIDTH, AzureRecording, RgbdFrame
 from hgr_stream.datasets.base import DatasetError, HandFrames
@@ -100,7 +101,7 @@ class AzureDriver(Driver[AzureOptions]):
         options = self.options
         try:
             if options.file:
-                self._open_file(Path(options.file).expanduser())
+                self._open_file(path_of(options.file))
             else:
                 self._open_device()
         except DatasetError as error:

@@ -17,6 +17,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from hgr_stream.config import path_of
+
 from ..base import DeviceError
 
 CURE: Final = "pip install 'hgr-stream[camera]'"
@@ -119,7 +121,7 @@ class Pictures:
 def open_file(path: str) -> Pictures:
     """Raises DeviceError, which is final."""
     av = import_av()
-    file = Path(path).expanduser()
+    file = path_of(path)
     if not file.is_file():
         raise DeviceError(f"{file}: no such file", "set file to a video", fatal=True)
     try:
