@@ -63,6 +63,8 @@ def test_faults_are_named(text: str, fault: str) -> None:
         ({"driver": "leep"}, "'leep'; known: azure"),
         ({"driver": "leap", "urll": "x"}, "unknown key `urll`"),
         ({"driver": "synthetic", "fps": "fast"}, "fps"),
+        ({"driver": "replay", "file": "a.mcap", "start_s": float("inf")}, "start_s"),
+        ({"driver": "vmc", "heading_deg": float("nan")}, "heading_deg"),
         ({"driver": "program", "endpoint": "localhost:6460"}, 'like "tcp://127.0.0.1:6460" or'),
     ],
 )

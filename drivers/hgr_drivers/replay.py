@@ -18,7 +18,7 @@ from typing import ClassVar
 
 import msgspec
 
-from hgr_stream.config import path_of
+from hgr_stream.config import NotNegative, path_of
 from hgr_stream.datasets.base import DatasetError
 from hgr_stream.datasets.convert import Recording, open_recording
 from hgr_stream.messages import Frame
@@ -35,7 +35,7 @@ class ReplayOptions(Options):
 
     file: str
     speed: float | str = 1.0  #: recorded seconds a second, or "max"
-    start_s: float = 0.0  #: how far into the recording to begin
+    start_s: NotNegative = 0.0  #: how far into the recording to begin
     step: bool = False  #: a frame for each line on standard input
     device: str = ""  #: another name for the recorded device; further ones become NAME-2, ...
     loop: bool = False  #: begin again at the end, stream time running on
@@ -82,7 +82,7 @@ class ReplayDriver(Driver[ReplayOptions]):
             raise DeviceError(str(error), fatal=True) from None
         self._recording = recording
         if self._player.ended:
-            held = "no frames" if self.options.start_s <= 0 else "no frames from there on"
+            held = "no frames" if self.options.start_s == 0 else "no frames from there on"
             found = f" ({'; '.join(recording.notes)})" if recording.notes else ""
             self._player = None
             raise DeviceError(f"{path} holds {held}{found}", fatal=True)

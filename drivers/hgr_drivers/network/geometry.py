@@ -6,9 +6,10 @@ Quaternions are (x, y, z, w) arrays, as Unity, OptiTrack and Manus send them.
 from __future__ import annotations
 
 from functools import cache
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
 import numpy as np
+from msgspec import Meta
 from numpy.typing import NDArray
 
 from hgr_stream.skeleton import (
@@ -31,6 +32,7 @@ FAR_M: Final = 1000.0
 _T_POSE_THUMB_RAD: Final = np.radians(45.0)
 
 Axes = Literal["unity", "y-up", "z-up"]
+Heading = Annotated[float, Meta(ge=-360, le=360)]
 #: A sender's axes -> canonical (x = the performer's right, y up, z towards the performer's back),
 #: for a performer who faces the sender's own "forward".
 _TO_CANONICAL: Final[dict[Axes, tuple[tuple[float, float, float], ...]]] = {

@@ -32,7 +32,7 @@ from msgspec import Meta
 from hgr_stream.skeleton import OPENXR_26, Side, from_layout
 
 from ..base import DeviceError, HandSample, Options, Sample
-from .geometry import collapsed, plausible, to_canonical
+from .geometry import Heading, collapsed, plausible, to_canonical
 from .packets import BACKLOG, PacketDriver, PacketError
 from .udp import Port
 
@@ -56,7 +56,7 @@ class HeadsetOptions(Options):
     port: Port = DEFAULT_PORT
     origins: list[str] = []  #: web pages that may connect, like "https://my-page.example"
     axes: Literal["openxr", "unity"] = "openxr"
-    heading_deg: float = 0.0  #: turn the hands about the vertical
+    heading_deg: Heading = 0.0  #: turn the hands about the vertical
 
 
 class _Hand(msgspec.Struct):

@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from hgr_stream.skeleton import JOINTS, MEDIAPIPE_21, OPENXR_26, Side, from_layout, with_palm
 
 from ..base import DeviceError, Driver, Found, HandSample, Options, Sample
-from .geometry import Axes, collapsed, plausible, to_canonical
+from .geometry import Axes, Heading, collapsed, plausible, to_canonical
 from .packets import SILENCE_S, PacketError
 
 log = logging.getLogger(__name__)
@@ -195,7 +195,7 @@ class LslOptions(Options):
     side: Literal["", "left", "right"] = ""  #: overrules what the stream says, as do these:
     axes: Literal["", "canonical", "unity", "y-up", "z-up"] = ""
     unit: Literal["", "m", "cm", "mm"] = ""
-    heading_deg: float = 0.0
+    heading_deg: Heading = 0.0
     resolve_s: Annotated[float, Meta(gt=0, le=30)] = 1.0  #: how long to look for streams
 
 

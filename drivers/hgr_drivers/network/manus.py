@@ -28,7 +28,7 @@ from msgspec import field
 from hgr_stream.skeleton import N_JOINTS, Side, chirality, with_palm
 
 from ..base import DeviceError, HandSample, Options, Sample
-from .geometry import Axes, collapsed, plausible, to_canonical
+from .geometry import Axes, Heading, collapsed, plausible, to_canonical
 from .packets import BACKLOG, Decoder, HandIds, PacketDriver, PacketError
 
 DEFAULT_ENDPOINT: Final = "tcp://127.0.0.1:8000"
@@ -146,8 +146,8 @@ class ManusOptions(Options):
     left: str = ""  #: the left glove's id, in hexadecimal as the bridge sends it
     right: str = ""
     fingers: list[Finger] = field(default_factory=lambda: list(FINGERS))  #: order of the nodes
-    axes: Literal["unity", "y-up", "z-up"] = "unity"
-    heading_deg: float = 0.0
+    axes: Axes = "unity"
+    heading_deg: Heading = 0.0
 
 
 class ManusDriver(PacketDriver[ManusOptions]):

@@ -22,6 +22,7 @@ from typing import Annotated, ClassVar, Final, Generic, Protocol, TypeVar
 from msgspec import Meta
 
 from ..base import DeviceError, Options
+from .geometry import Heading
 from .packets import BACKLOG, PacketDriver, PacketError
 
 __all__ = ["PacketError", "Port", "Socket", "UdpDriver", "UdpOptions", "UdpSocket"]
@@ -42,7 +43,7 @@ class UdpOptions(Options):
     host: str = "127.0.0.1"  #: own address to listen on; "0.0.0.0": all, for senders elsewhere
     senders: list[str] = []  #: listen to these addresses or networks only; empty: to all
     receive_buffer_bytes: Annotated[int, Meta(ge=4096, le=1 << 26)] = 1 << 20
-    heading_deg: float = 0.0  #: turn the hands about the vertical
+    heading_deg: Heading = 0.0  #: turn the hands about the vertical
 
 
 class Socket(Protocol):
