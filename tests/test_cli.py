@@ -126,13 +126,23 @@ def test_a_recording_that_cannot_be_written_is_named() -> None:
     assert (done.returncode, done.stderr) == (1, "Error: /dev/full: No space left on device\n")
 
 
-@pytest.mark.parametrize("missing", ["torch", "scipy"])
-def test_training_without_its_extra_names_the_cure(missing: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("missing", "command", "work"),
+    [
+        ("torch", "train --online --dataset streams --root . -o m.pt", "training"),
+        ("scipy", "train --online --dataset streams --root . -o m.pt", "training"),
+        ("torch", "evaluate --root .", "evaluating"),
+        ("torch", "export . -o m.pt", "exporting"),
+    ],
+)
+def test_training_without_its_extra_names_the_cure(
+    missing: str, command: str, work: str, tmp_path: Path
+) -> None:
     code = f"""
 import sys
 sys.modules[{missing!r}] = None
 from hgr_stream.cli import main
-sys.argv = ["hgr", "train", "--online", "--dataset", "streams", "--root", ".", "-o", "m.pt"]
+sys.argv = ["hgr", *{command!r}.split()]
 main()
 """
     done = subprocess.run(
@@ -140,7 +150,7 @@ main()
     )
     assert done.returncode == 1
     # A real absence is told by the package's own name, this one by that of the module.
-    cure = rf"Error: training needs {missing}[.a-z]*: pip install 'hgr-stream\[train\]'"
+    cure = rf"Error: {work} needs {missing}[.a-z]*: pip install 'hgr-stream\[train\]'"
     assert re.match(cure, done.stderr)
     assert "Traceback" not in done.stderr
 

@@ -267,9 +267,12 @@ def export(
     import msgspec
 
     from ..recognition.bundle import ModelError
-    from ..training.isolated_recipe import TrainingError
-    from ..training.runs import export_run
 
+    try:
+        from ..training.isolated_recipe import TrainingError
+        from ..training.runs import export_run
+    except ImportError as error:
+        raise needs("exporting", error) from None
     if not output.parent.is_dir():
         raise click.ClickException(f"{output.parent}: no such folder; make it first")
     extra: dict[str, Any] = {}
