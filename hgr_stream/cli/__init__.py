@@ -113,9 +113,6 @@ def main() -> None:
     except (ConfigError, BusError, ClientError) as error:
         click.echo(f"Error: {error}", err=True)
         code = 2 if isinstance(error, ConfigError) else 1
-    except BrokenPipeError:  # `hgr listen | head`
-        sys.stderr.close()
-        code = 0
     except OSError as error:  # `hgr status > /dev/full`
         what = f"{error.filename}: " if error.filename else ""
         click.echo(f"Error: {what}{error.strerror or error}", err=True)
