@@ -69,6 +69,11 @@ class RecordingError(ValueError):
     """A file that cannot be written, or is no recording; the text names file and fault."""
 
 
+def as_text(name: str) -> str:
+    """A name, of a file say, that can be written: what is not UTF-8 in it becomes "?"."""
+    return name.encode(errors="replace").decode()
+
+
 class _Stamps(msgspec.Struct):
     """What our messages have in common, for the container's own fields."""
 
@@ -114,7 +119,7 @@ class Writer:
         self._writer.start(library=f"hgr-stream {__version__}")
         created = datetime.now(UTC).isoformat(timespec="milliseconds")
         self._writer.add_metadata(
-            _METADATA, {"version": __version__, "created": created, "source": source}
+            _METADATA, {"version": __version__, "created": created, "source": as_text(source)}
         )
         self.flush()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from click.testing import CliRunner
 import hgr_stream
 from hgr_stream.cli import COMMANDS, cli
 from hgr_stream.cli.numbers import Number
+from hgr_stream.recording import Writer
 from tests.models import save_palm_model
 
 
@@ -118,6 +120,23 @@ def test_output_that_cannot_be_written_is_one_line_and_exit_1(arguments: tuple[s
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == "Error: No space left on device"
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_a_files_name_may_be_any_bytes(tmp_path: Path) -> None:
+    out = tmp_path / os.fsdecode(b"b\xff.mcap")
+    Writer(out, source=os.fsdecode(b"openxr a\xff.csv")).close()
+    environment = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}
+    told = [
+        subprocess.run(
+            [sys.executable, "-m", "hgr_stream.cli", "info", out, *options],
+            capture_output=True, text=True, timeout=60, check=True, env=environment,
+        ).stdout
+        for options in ((), ("--json",))
+    ]  # fmt: skip
+    assert "b\\udcff.mcap: 0.00 s" in told[0]
+    read = json.loads(told[1])
+    assert (read["file"], read["metadata"]["source"]) == (str(out), "openxr a?.csv")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -836,6 +838,14 @@ def test_info_reads_what_import_reads(tmp_path: Path) -> None:
     assert [line["file"] for line in lines] == [f"{tmp_path}#x", f"{tmp_path}#y"]
     assert lines[0]["devices"][0]["hands"][0]["lacks"] == {"depth": 1}
     assert lines[0]["devices"][0]["hands"][0]["right_handed"] is None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_a_foreign_files_name_may_be_any_bytes(tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"a\xff.bvh")
+    path.write_text(bvh(20))
+    import_file("bvh", path, tmp_path / "a.mcap")
+    assert {f.boot_id for f in open_recording(tmp_path / "a.mcap").frames} == {"import:a?"}
 
 
 def test_a_rate_is_refused_where_the_file_has_its_own_time(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import io
 import os
 import sys
 from typing import Final
@@ -101,6 +102,9 @@ def main() -> None:
     """The console script: errors of ours are one line, and Ctrl-C is no error to shout about."""
     from ..client import ClientError
 
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        # A file's name may be any bytes: as on stderr, they are shown somehow.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         code = cli.main(standalone_mode=False)
     except click.exceptions.Exit as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import signal
 import sys
 import tempfile
@@ -257,7 +258,7 @@ def info(file: Path, as_json: bool, fps: float | None) -> None:
     """
     with errors_told():
         for found in _infos(file, fps):
-            click.echo(msgspec.json.encode(found).decode() if as_json else described(found))
+            click.echo(json.dumps(msgspec.to_builtins(found)) if as_json else described(found))
 
 
 def _infos(path: Path, fps: float | None) -> Iterator[Info]:

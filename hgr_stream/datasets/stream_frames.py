@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from ..messages import Frame, Hand, Truth, joint_bytes
+from ..recording import as_text
 from ..skeleton import HandSample
 from .base import HandFrame, HandFrames, HandSequence
 
@@ -42,7 +43,7 @@ class StreamFrames:
             # No host saw this frame: its host times are 0.
             yield Frame(
                 device=device,
-                boot_id=f"import:{self.source.name}",
+                boot_id=f"import:{as_text(self.source.name)}",
                 seq=seqs[device],
                 time_ns=frame.time_ns,
                 device_ns=frame.time_ns,
