@@ -139,6 +139,19 @@ def test_a_files_name_may_be_any_bytes(tmp_path: Path) -> None:
     assert (read["file"], read["metadata"]["source"]) == (str(out), "openxr a?.csv")
 
 
+@pytest.mark.parametrize("command", ["model list", "info x.mcap"])
+def test_a_closed_pipe_ends_a_command_quietly(command: str, tmp_path: Path) -> None:
+    Writer(tmp_path / "x.mcap").close()
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        [sys.executable, "-m", "hgr_stream.cli", *command.split()],
+        stdout=write, stderr=subprocess.PIPE, timeout=60, check=False, cwd=tmp_path,
+    )  # fmt: skip
+    os.close(write)
+    assert (done.returncode, done.stderr) == (1, b"")
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_a_recording_that_cannot_be_written_is_named() -> None:
     done = hgr("record", "/dev/full", "--force", "--duration", "0.1")

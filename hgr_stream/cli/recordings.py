@@ -53,6 +53,8 @@ def errors_told(written: Path | None = None) -> Iterator[None]:
         yield
     except (RecordingError, DatasetError) as error:
         raise click.ClickException(str(error)) from None
+    except BrokenPipeError:  # of what is printed: click ends quietly
+        raise
     except OSError as error:
         name = error.filename or written or "file"
         raise click.ClickException(f"{name}: {error.strerror or error}") from None
