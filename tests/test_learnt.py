@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +28,7 @@ from hgr_stream.training.isolated import Outcome, train_isolated
 from hgr_stream.training.isolated_recipe import TrainingError, scaled
 from hgr_stream.training.learnt import Learnt, new_to, unlearnt
 from hgr_stream.training.material import recording_of
-from hgr_stream.training.runs import RUN, SCORES, export_run, read_run
+from hgr_stream.training.runs import LAST, RUN, SCORES, export_run, read_run
 from hgr_stream.training.splice import SpliceRule, splice
 
 BRIEF = scaled(QUICK, epochs=1)
@@ -297,6 +299,26 @@ def test_a_run_that_has_ended_stays_as_it_is(gestures: Gestures, tmp_path: Path)
     last = train_isolated(gestures, recipe, run.folder, held_out=["0"], device="cpu", resume=True)
     assert not last.notes
     assert (run.folder / SCORES).read_bytes() == before[SCORES]
+
+
+def test_what_a_full_disk_cut_is_not_taken_for_whole(
+    gestures: Gestures, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, data: bytes) -> int:
+        path.touch()
+        if (path.parent / LAST).exists():  # what is written last are the scores
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(path, data)
+
+    write = Path.write_bytes
+    wanted = {"recipe": BRIEF, "out": tmp_path / "r", "held_out": ["0"], "device": "cpu"}
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "write_bytes", full)
+        with pytest.raises(TrainingError, match=r"scores.json: cannot be written: No space left"):
+            train_isolated(gestures, **wanted)
+    assert not list(tmp_path.rglob("*.part"))
+    assert not train_isolated(gestures, **wanted, resume=True).notes
+    assert (tmp_path / "r" / SCORES).stat().st_size
 
 
 def test_resume_wants_the_same_labels(gestures: Gestures, run: Outcome, data: Path) -> None:

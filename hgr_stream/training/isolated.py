@@ -47,6 +47,7 @@ from .runs import (
     resumable,
     teachers_for,
     write,
+    write_whole,
 )
 
 LEAST_SEEN: Final = 0.2  # share of a gesture of which something is asked already
@@ -162,7 +163,7 @@ def train_isolated(
             learnt |= teacher.learnt
         told["learnt"] = learnt.metadata()
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / RUN).write_text(json.dumps(told, indent=1))
+        write_whole(folder / RUN, json.dumps(told, indent=1).encode())
     found = _Loop(
         gestures, recipe, folder, inside, outside, pick_device(device), others, teachers
     ).run(resume, watch, list(held_out))
@@ -453,9 +454,8 @@ class _Loop:
         if isinstance(net, flagship.FlagshipNet):
             none = fit_none(net, self.batches, self.inside.numpy(), self.recipe.seed)
             extra["none"] = {k: v.tolist() for k, v in none.state_dict().items()}
-        (self.folder / SCORES).write_text(
-            json.dumps({"best": self.best, "epochs": self.epoch, "seconds": self.spent_s, **extra})
-        )
+        told = {"best": self.best, "epochs": self.epoch, "seconds": self.spent_s, **extra}
+        write_whole(self.folder / SCORES, json.dumps(told).encode())
 
     def _save(self) -> None:
         state = {

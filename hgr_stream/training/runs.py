@@ -7,6 +7,7 @@ resumed training needs. ``best.pt``: the weights kept. ``scores.json``: how good
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -119,10 +120,23 @@ def resumable(folder: Path, told: dict[str, Any]) -> Recipe:
 
 
 def write(path: Path, state: Any) -> None:
-    """Whole or not at all: a run may be killed at any moment."""
+    """A checkpoint, for ``read``; raises TrainingError."""
+    data = io.BytesIO()  # on a full disk torch's own writer ends in its destructor
+    torch.save(state, data)
+    write_whole(path, data.getvalue())
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Whole or not at all: a run may be killed, and the disk be full, at any moment. Raises
+    TrainingError."""
     part = path.with_suffix(".part")
-    torch.save(state, part)
-    part.replace(path)
+    try:
+        part.write_bytes(data)
+        part.replace(path)
+    except OSError as error:
+        raise TrainingError(f"{path}: cannot be written: {error.strerror or error}") from None
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def read(path: Path) -> Any:
