@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from hgr_stream.training import metrics
 from hgr_stream.training.intervals import by_recording, byar, wilson
+from hgr_stream.training.metrics import Span, score_with_limits
 
 
 def test_wilson_interval() -> None:
@@ -47,3 +49,21 @@ def test_mistakes_in_one_recording_make_it_wide() -> None:
 def test_one_recording_says_nothing_of_others() -> None:
     assert by_recording(1, lambda of: {"x": 1.0}) == {}
     assert by_recording(5, lambda of: {"x": 1.0}) == {"x": (1.0, 1.0)}
+
+
+def test_recordings_in_which_nobody_gestures_hide_no_gesture() -> None:
+    truths = [[Span("A", 1, 2, 3)], [Span("A", 5, 6, 7)], *([] for _ in range(8))]
+    _, limits = score_with_limits(truths, truths, "shrec21", [60.0] * 10)
+    assert limits["detection_rate"] == limits["jaccard"] == limits["overlap"] == (1.0, 1.0)
+    assert limits["delay"] == (2.0, 2.0)
+    _, silent = score_with_limits([[], []], [[], []], "any", [60.0] * 2)
+    assert list(silent) == ["false_per_hour"]
+
+
+def test_each_recording_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    paired: list[str] = []
+    pair = metrics.pair
+    monkeypatch.setattr(metrics, "pair", lambda t, f, rule: paired.append(rule) or pair(t, f, rule))
+    truths = [[Span("A", 1, 2)], [Span("A", 5, 6)]]
+    score_with_limits(truths, truths, "shrec21", [60.0] * 2)
+    assert sorted(paired) == ["any", "any", "shrec21", "shrec21"]  # not for each of 400 draws

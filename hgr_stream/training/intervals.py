@@ -40,12 +40,16 @@ def by_recording(
 ) -> dict[str, Interval]:
     """Of the figures that ``figures`` tells of some of the recordings: the percentiles of what they
     are when as many are drawn anew, some twice (Efron 1979), because what goes wrong in a recording
-    goes wrong there more than once. Nothing for a single one."""
+    goes wrong there more than once. Nothing for a single one; what some draws do not tell is
+    taken of the others."""
     if recordings < 2:
         return {}
     drawn = np.random.default_rng(seed).integers(recordings, size=(DRAWS, recordings))
     rows = [figures(draw.tolist()) for draw in drawn]
-    limits = {name: np.percentile([row[name] for row in rows], (2.5, 97.5)) for name in rows[0]}
+    told: dict[str, list[float]] = {}
+    for name, value in (item for row in rows for item in row.items()):
+        told.setdefault(name, []).append(value)
+    limits = {name: np.percentile(values, (2.5, 97.5)) for name, values in told.items()}
     return {name: (float(low), float(high)) for name, (low, high) in limits.items()}
 
 

@@ -128,54 +128,8 @@ def score(
     gestures are performed, where the spans are in another unit than seconds. Averages are over the
     classes of the truths; detections of others count as false events, and have a row in the table.
     """
-    labels = sorted({span.label for spans in (*truths, *found) for span in spans})
-    count = {label: [0, 0, 0, 0.0, 0.0] for label in labels}
-    delays, times, strays, hit_any, n_found = [], [], 0, 0, 0
-    for ts, fs in zip(truths, found, strict=True):
-        pairs = pair(ts, fs, rule)
-        hit = {j for _, j in pairs}
-        for t in ts:
-            count[t.label][0] += 1
-            count[t.label][3] += t.length
-        for j, f in enumerate(fs):
-            count[f.label][2] += j not in hit
-            common = sum(overlap(t, f) for t in ts if t.label == f.label)
-            count[f.label][3] += f.length - common
-            count[f.label][4] += common
-        for i, j in pairs:
-            count[ts[i].label][1] += 1
-            delays.append(fs[j].report - ts[i].start)
-        loose = pair(ts, fs, "any")
-        hit_any += len(loose)
-        n_found += len(fs)
-        times += [(fs[j].report - ts[i].start) / max(ts[i].length, 1e-9) for i, j in loose]
-        strays += sum(all(overlap(t, f) == 0 for t in ts) for f in fs)
-    table = tuple(
-        ClassScore(label, int(n), int(hits), int(false), union, common)
-        for label, (n, hits, false, union, common) in count.items()
-    )
-    asked = [c for c in table if c.truths]
-    n_truths = sum(c.truths for c in asked)
-    precision = hit_any / n_found if n_found else 1.0
-    recall = hit_any / n_truths if n_truths else 1.0
-    if gesture_s is None:
-        gesture_s = [sum(t.length for t in ts) for ts in truths]
-    idle_h = float(max(sum(seconds or ()) - sum(gesture_s), 0.0)) / 3600
-    return Report(
-        detection_rate=_mean([c.hits / c.truths for c in asked]),
-        false_positives=_mean([c.false / c.truths for c in asked]),
-        jaccard=_mean([c.hits / (c.truths + c.false) for c in asked]),
-        overlap=_mean([c.common / c.union if c.union else 0.0 for c in asked]),
-        delay=_mean(delays),
-        precision=precision,
-        recall=recall,
-        f1=2 * precision * recall / (precision + recall) if precision + recall else 0.0,
-        false_per_hour=strays / idle_h if idle_h else 0.0,
-        time_to_detect=_mean(times),
-        strays=strays,
-        idle_h=idle_h,
-        per_class=table,
-    )
+    tallies = _Tallies.of(truths, found, rule, seconds, gesture_s)
+    return tallies.report(range(len(truths)))
 
 
 def score_with_limits(
@@ -186,17 +140,101 @@ def score_with_limits(
     gesture_s: Sequence[float] | None = None,
 ) -> tuple[Report, dict[str, Interval]]:
     """``score``, and the 95 % intervals of what it tells; none of a single recording's shares."""
+    tallies = _Tallies.of(truths, found, rule, seconds, gesture_s)
 
-    def scores(of: Sequence[int]) -> Report:
-        there, told = [truths[i] for i in of], [found[i] for i in of]
-        performed = None if gesture_s is None else [gesture_s[i] for i in of]
-        return score(there, told, rule, [seconds[i] for i in of], performed)
+    def figures(of: Sequence[int]) -> dict[str, float]:
+        drawn = tallies.report(of)
+        asked = any(c.truths for c in drawn.per_class)
+        undefined = {
+            "false_per_hour",  # what happens seldom is not to be had by drawing anew
+            *(["delay"] if not drawn.detection_rate else []),
+            *(["time_to_detect"] if not drawn.recall else []),
+        }
+        # Of recordings in which nobody gestures nothing is to be found: no share of it, not 0.
+        return {k: v for k, v in drawn.summary().items() if asked and k not in undefined}
 
-    report = scores(range(len(truths)))
-    limits = by_recording(len(truths), lambda of: scores(of).summary())
-    if report.idle_h:  # what happens seldom is not to be had by drawing anew
+    report = tallies.report(range(len(truths)))
+    limits = by_recording(len(truths), figures)
+    if report.idle_h:
         limits["false_per_hour"] = byar(report.strays, report.idle_h)
     return report, limits
+
+
+@dataclass(frozen=True)
+class _Tallies:
+    """What is counted in each of R sequences, so that any of them are scored by adding up.
+
+    classes: (R, L, 5), of each label how many truths, hits and false ones, and union and common
+    time. events: (R, 6), how many hits by any overlap, events and strays; the sums of the hits'
+    delays and of the times to detect; the time without gestures, in s.
+    """
+
+    labels: list[str]
+    classes: NDArray[np.float64]
+    events: NDArray[np.float64]
+
+    @classmethod
+    def of(
+        cls,
+        truths: Sequence[Sequence[Span]],
+        found: Sequence[Sequence[Span]],
+        rule: Rule,
+        seconds: Sequence[float] | None,
+        gesture_s: Sequence[float] | None,
+    ) -> _Tallies:
+        labels = sorted({span.label for spans in (*truths, *found) for span in spans})
+        row = {label: i for i, label in enumerate(labels)}
+        classes = np.zeros((len(truths), len(labels), 5))
+        events = np.zeros((len(truths), 6))
+        for n, (ts, fs) in enumerate(zip(truths, found, strict=True)):
+            pairs, loose = pair(ts, fs, rule), pair(ts, fs, "any")
+            hit = {j for _, j in pairs}
+            for t in ts:
+                classes[n, row[t.label]] += 1, 0, 0, t.length, 0
+            for j, f in enumerate(fs):
+                common = sum(overlap(t, f) for t in ts if t.label == f.label)
+                classes[n, row[f.label]] += 0, 0, j not in hit, f.length - common, common
+            for i, _ in pairs:
+                classes[n, row[ts[i].label], 1] += 1
+            strays = sum(all(overlap(t, f) == 0 for t in ts) for f in fs)
+            waited = [fs[j].report - ts[i].start for i, j in pairs]
+            shares = [(fs[j].report - ts[i].start) / max(ts[i].length, 1e-9) for i, j in loose]
+            performed = sum(t.length for t in ts) if gesture_s is None else gesture_s[n]
+            idle = seconds[n] - performed if seconds is not None else 0.0
+            events[n] = len(loose), len(fs), strays, sum(waited), sum(shares), idle
+        return cls(labels, classes, events)
+
+    def report(self, of: Sequence[int]) -> Report:
+        """Of these sequences, some of them perhaps twice."""
+        some = list(of)
+        hit_any, n_found, strays, waited, shares, idle_s = self.events[some].sum(0).tolist()
+        table = tuple(
+            ClassScore(label, int(n), int(hits), int(false), union, common)
+            for label, (n, hits, false, union, common) in zip(
+                self.labels, self.classes[some].sum(0).tolist(), strict=True
+            )
+        )
+        asked = [c for c in table if c.truths]
+        n_truths = sum(c.truths for c in asked)
+        hits = sum(c.hits for c in asked)
+        precision = hit_any / n_found if n_found else 1.0
+        recall = hit_any / n_truths if n_truths else 1.0
+        idle_h = max(idle_s, 0.0) / 3600
+        return Report(
+            detection_rate=_mean([c.hits / c.truths for c in asked]),
+            false_positives=_mean([c.false / c.truths for c in asked]),
+            jaccard=_mean([c.hits / (c.truths + c.false) for c in asked]),
+            overlap=_mean([c.common / c.union if c.union else 0.0 for c in asked]),
+            delay=waited / hits if hits else 0.0,
+            precision=precision,
+            recall=recall,
+            f1=2 * precision * recall / (precision + recall) if precision + recall else 0.0,
+            false_per_hour=strays / idle_h if idle_h else 0.0,
+            time_to_detect=shares / hit_any if hit_any else 0.0,
+            strays=int(strays),
+            idle_h=idle_h,
+            per_class=table,
+        )
 
 
 def _mean(values: Sequence[float]) -> float:
