@@ -45,6 +45,7 @@ from hgr_stream.training.isolated_recipe import (
     scaled,
 )
 from hgr_stream.training.runs import RUN, export_run, load_run, read_run, runs_in, teachers_for
+from hgr_stream.training.truth import read_truths
 
 CLASSES = ("push", "swipe", "wave")
 QUICK = Recipe(
@@ -271,6 +272,27 @@ def test_bad_labels_are_named(tmp_path: Path, text: str | None, fault: str) -> N
     if text is not None:
         (tmp_path / "labels.csv").write_text(text)
     with pytest.raises(DatasetError, match=fault):
+        load_recordings(tmp_path)
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_whatever_ends_the_lines_of_labels_splits_and_truths(tmp_path: Path, end: str) -> None:
+    for name in ("a.npy", "b.npy"):
+        np.save(tmp_path / name, np.zeros((9, 66), np.float32))
+
+    def written(name: str, *lines: str) -> Path:
+        (tmp_path / name).write_bytes(end.join(lines).encode("utf-8-sig"))
+        return tmp_path / name
+
+    written("labels.csv", "file,label,subject", "a.npy, push ,anna", "", "b.npy,wave,ben", "")
+    loaded = load_recordings(tmp_path)
+    assert (loaded.classes, loaded.subjects) == (["push", "wave"], ["anna", "ben"])
+    parts = read_split(written("split.csv", "what,part", "anna,train", "b.npy,test"), loaded)
+    assert [parts[part].tolist() for part in ("train", "test")] == [[0], [1]]
+    truths = read_truths(written("truth.csv", "label,start_s,end_s", "# one", "push,1,2"), "")
+    assert [(n, t.label) for n, t in truths] == [(3, "push")]
+    written("labels.csv", "a.npy," + 200_000 * "x")
+    with pytest.raises(DatasetError, match=r"labels.csv: not a CSV file: field larger than"):
         load_recordings(tmp_path)
 
 

@@ -7,8 +7,6 @@ do: every division here keeps each subject whole.
 
 from __future__ import annotations
 
-import csv
-import io
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -38,7 +36,7 @@ from .base import DatasetError
 from .shrec17 import LABELS_14, LABELS_28, RATE_HZ, Shrec17Sequence, load_shrec17_sequences
 from .shrec21 import load_shrec21
 from .shrec22 import load_shrec22
-from .tables import read_table, read_text
+from .tables import read_cells, read_table, read_text
 
 RECORDINGS: Final = (".mcap", ".npy", ".npz", ".csv")
 MIN_FRAMES: Final = 2
@@ -317,9 +315,8 @@ def _labels(path: Path) -> list[tuple[str, str, str]]:
     if not path.is_file():
         raise DatasetError(f"{path}: no such labels file; it holds lines 'file,label[,subject]'")
     rows: list[tuple[str, str, str]] = []
-    for number, fields in enumerate(csv.reader(io.StringIO(read_text(path))), start=1):
-        cells = [value.strip() for value in fields]
-        if not any(cells) or (number == 1 and cells[:2] == ["file", "label"]):
+    for number, cells in read_cells(path):
+        if number == 1 and cells[:2] == ["file", "label"]:
             continue
         if len(cells) not in {2, 3} or not cells[0] or not cells[1]:
             raise DatasetError(f"{path} line {number}: not 'file,label' or 'file,label,subject'")
@@ -448,9 +445,8 @@ def read_split(path: str | Path, gestures: Gestures) -> dict[str, NDArray[np.int
     people: dict[str, list[int]] = {}
     for i, subject in enumerate(gestures.subjects):
         people.setdefault(subject, []).append(i)
-    for number, fields in enumerate(csv.reader(io.StringIO(read_text(Path(path)))), start=1):
-        cells = [value.strip() for value in fields]
-        if not any(cells) or (number == 1 and cells == ["what", "part"]):
+    for number, cells in read_cells(Path(path)):
+        if number == 1 and cells == ["what", "part"]:
             continue
         if len(cells) != 2 or cells[1] not in parts:
             raise DatasetError(f"{path} line {number}: not 'name,train' or 'name,test'")

@@ -5,8 +5,9 @@ Shared by the SHREC readers: what a cut, garbled or odd file costs is decided on
 
 from __future__ import annotations
 
+import csv
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -46,6 +47,18 @@ def read_text(path: Path) -> str:
         return read_bytes(path, [], MAX_TEXT_BYTES).decode()
     except UnicodeDecodeError as error:
         raise DatasetError(f"{path}: not a text file (byte {error.start})") from None
+
+
+def read_cells(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Rows of a CSV of words, whatever ends its lines: their numbers, and their cells stripped;
+    blank ones are passed over. Raises DatasetError naming the file."""
+    try:
+        for number, fields in enumerate(csv.reader(read_text(path).splitlines()), start=1):
+            cells = [value.strip() for value in fields]
+            if any(cells):
+                yield number, cells
+    except csv.Error as error:
+        raise DatasetError(f"{path}: not a CSV file: {error}") from None
 
 
 def shortened(numbers: list[int]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
@@ -14,6 +13,7 @@ import numpy as np
 
 from ..datasets.base import DatasetError, HandSequence, Segment
 from ..datasets.convert import Recording, open_recordings
+from ..datasets.tables import read_cells
 from ..messages import Truth
 from ..segmentation import impossible
 from ..skeleton import Float32, Side
@@ -34,21 +34,14 @@ def read_truths(path: Path, device: str) -> list[tuple[int, Truth]]:
     Line numbers and truths, by their begin. Raises DatasetError naming the line.
     """
     found = []
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            for n, row in enumerate(csv.reader(file), 1):
-                cells = [cell.strip() for cell in row]
-                if not any(cells) or cells[0].startswith("#"):
-                    continue
-                if any(cells[3:]):
-                    raise DatasetError(f"{path}:{n}: wants label,start_s,end_s and nothing more")
-                if n == 1 and cells[0] == "label":
-                    continue
-                found.append((n, _truth(f"{path}:{n}", cells, device)))
-    except UnicodeDecodeError as error:
-        raise DatasetError(f"{path}: not a text file (byte {error.start})") from None
-    except OSError as error:
-        raise DatasetError(f"{path}: {error.strerror or error}") from None
+    for n, cells in read_cells(path):
+        if cells[0].startswith("#"):
+            continue
+        if any(cells[3:]):
+            raise DatasetError(f"{path}:{n}: wants label,start_s,end_s and nothing more")
+        if n == 1 and cells[0] == "label":
+            continue
+        found.append((n, _truth(f"{path}:{n}", cells, device)))
     found.sort(key=lambda line: line[1].onset_ns)
     for (m, one), (n, other) in pairwise(found):
         if other.onset_ns < one.offset_ns:
