@@ -686,6 +686,15 @@ def test_sharpness_changes_what_is_learnt(gestures: Gestures, tmp_path: Path) ->
     assert not torch.equal(plain["branches.0.stem.weight"], sharp["branches.0.stem.weight"])
 
 
+def test_an_epoch_of_mixed_gestures_tells_no_accuracy(gestures: Gestures, tmp_path: Path) -> None:
+    told: list[bool] = []
+    train_isolated(
+        gestures, scaled(QUICK, epochs=4, batch=64), tmp_path / "r", device="cpu",
+        watch=lambda _, __, figures: told.append("accuracy/train" in figures),
+    )  # fmt: skip
+    assert told == [False, True, False, True]
+
+
 def test_stops_when_it_gets_no_better(gestures: Gestures, tmp_path: Path) -> None:
     recipe = scaled(QUICK, epochs=30, rate=0.0, patience=2)
     run = train_isolated(gestures, recipe, tmp_path / "r", held_out=["0"], device="cpu")

@@ -325,11 +325,9 @@ class _Loop:
                 found = log_scores(self.net, logits.detach().float().cpu())[1].argmax(1)
                 right += int((found == self.batches.labels[index]).sum())
                 plain += len(index)
-        return {
-            "loss/train": loss_sum / self._steps(),
-            "accuracy/train": right / max(plain, 1),
-            "learning rate": rate,
-        }
+        # Of few gestures an epoch is one step, and of every second one all are mixed.
+        known = {"accuracy/train": right / plain} if plain else {}
+        return {"loss/train": loss_sum / self._steps(), **known, "learning rate": rate}
 
     @contextlib.contextmanager
     def _uphill(self) -> Iterator[None]:
