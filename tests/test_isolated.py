@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -320,6 +321,8 @@ def test_folds_keep_people_whole_and_balanced() -> None:
     assert fold_subjects(people, 3) == groups
     with pytest.raises(DatasetError, match="8 folds of 7 subjects"):
         fold_subjects(people, 8)
+    with pytest.raises(DatasetError, match="1 folds of 1 subjects: wants two subjects or more"):
+        fold_subjects(["a"], 1)
     with pytest.raises(DatasetError, match="1 gestures name no subject"):
         fold_subjects([*people, ""], 3)
     inside, outside = divide(people, ["a", "b"])
@@ -781,6 +784,14 @@ def test_refuses_what_cannot_be_learnt(gestures: Gestures, tmp_path: Path) -> No
     )
     with pytest.raises(DatasetError, match="'wave' has no gesture of the subjects trained on"):
         train_isolated(one, QUICK, tmp_path / "r", held_out=["0"], device="cpu")
+    alone = replace(gestures, labels=0 * gestures.labels, classes=["wave"], coarse_of=())
+    with pytest.raises(DatasetError, match="all gestures are 'wave'; two labels"):
+        train_isolated(alone, QUICK, tmp_path / "r", device="cpu")
+    waves = (gestures.labels == 2) == (np.array(gestures.subjects) == "3")
+    late = gestures.take(np.flatnonzero(waves | (gestures.labels == 1)))
+    with pytest.raises(DatasetError, match=r"'wave' .* trained on when 1, 3 are held out"):
+        next(train_folds(late, QUICK, tmp_path / "r", 2, device="cpu"))  # the second fold
+    assert not (tmp_path / "r").exists()
     with pytest.raises(TrainingError, match="device 'cuda:77'"):
         train_isolated(gestures, QUICK, tmp_path / "r", device="cuda:77")
     with pytest.raises(TrainingError, match="not the folder of a training"):

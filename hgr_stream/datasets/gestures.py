@@ -413,7 +413,8 @@ def fold_subjects(subjects: Sequence[str], folds: int) -> list[list[str]]:
     if "" in counts:
         raise DatasetError(f"{counts['']} gestures name no subject: folds by subject need them all")
     if not 2 <= folds <= len(counts):
-        raise DatasetError(f"{folds} folds of {len(counts)} subjects: wants 2 to {len(counts)}")
+        possible = f"wants 2 to {len(counts)}" if len(counts) > 1 else "wants two subjects or more"
+        raise DatasetError(f"{folds} folds of {len(counts)} subjects: {possible}")
     most = -(-len(counts) // folds)
     groups: list[list[str]] = [[] for _ in range(folds)]
     for subject in sorted(counts, key=lambda s: (-counts[s], len(s), s)):

@@ -119,11 +119,7 @@ def train_isolated(
     options: kept in the run's settings, for the command line.
     """
     gestures.check()
-    inside, outside = divide(gestures.subjects, held_out)
-    seen = set(gestures.labels[inside].tolist())
-    if len(seen) < len(gestures.classes):
-        empty = gestures.classes[min(set(range(len(gestures.classes))) - seen)]
-        raise DatasetError(f"class {empty!r} has no gesture of the subjects trained on")
+    inside, outside = parts(gestures, held_out)
     if recipe.model == "flagship" and not gestures.canonical:
         raise DatasetError(
             f"{gestures.data}: {gestures.channels} channels are no hand of 20, 21, 22 or 26 "
@@ -169,6 +165,25 @@ def train_isolated(
     ).run(resume, watch, list(held_out))
     found.notes = notes + found.notes
     return found
+
+
+def parts(
+    gestures: Gestures, held_out: Sequence[str]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Positions to train on and positions held out; raises DatasetError unless there are two
+    classes or more, each of which somebody who is trained on performs."""
+    if len(gestures.classes) < 2:
+        raise DatasetError(
+            f"{gestures.data}: all gestures are {gestures.classes[0]!r}; two labels or more are "
+            "wanted, to be told apart"
+        )
+    inside, outside = divide(gestures.subjects, held_out)
+    seen = set(gestures.labels[inside].tolist())
+    if len(seen) < len(gestures.classes):
+        empty = gestures.classes[min(set(range(len(gestures.classes))) - seen)]
+        who = f" when {', '.join(held_out)} are held out" if held_out else ""
+        raise DatasetError(f"class {empty!r} has no gesture of the subjects trained on{who}")
+    return inside, outside
 
 
 @dataclass(frozen=True)

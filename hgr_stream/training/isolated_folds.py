@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..datasets.gestures import Gestures, fold_subjects
-from .isolated import Outcome, Watch, quiet, train_isolated
+from .isolated import Outcome, Watch, parts, quiet, train_isolated
 from .isolated_recipe import Recipe
 from .runs import LAST
 
@@ -33,9 +33,12 @@ def train_folds(
     """A run for each group of subjects (as many folds as subjects leave one out) and each seed.
 
     Runs are ``out/fold-K``, with several seeds ``out/seed-S/fold-K``; with no folds ``held_out``
-    are left out every time and runs are ``out/seed-S``.
+    are left out every time and runs are ``out/seed-S``. What cannot be done raises TrainingError or
+    DatasetError before the first of them.
     """
     groups = fold_subjects(gestures.subjects, folds) if folds else [list(held_out)]
+    for group in groups:
+        parts(gestures.check(), group)
     single = not folds and len(seeds) < 2
     for seed in seeds or (recipe.seed,):
         base = Path(out) / f"seed-{seed}" if len(seeds) > 1 else Path(out)
