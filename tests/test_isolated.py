@@ -591,6 +591,23 @@ def test_folds_and_seeds_are_taught_by_those_who_may(gestures: Gestures, tmp_pat
     assert over["deviation of seeds"] == pytest.approx(np.std(by_hand, ddof=1))
 
 
+def test_runs_do_not_come_among_others(run: Outcome, gestures: Gestures, tmp_path: Path) -> None:
+    def told(folder: Path, folds: int, resume: bool = False) -> str:
+        before = sorted(tmp_path.rglob("*"))
+        with pytest.raises(TrainingError) as refused:
+            next(train_folds(gestures, QUICK, folder, folds, device="cpu", resume=resume))
+        assert sorted(tmp_path.rglob("*")) == before
+        return str(refused.value)
+
+    shutil.copytree(run.folder, tmp_path / "several" / "fold-2")
+    shutil.copytree(run.folder, tmp_path / "one")
+    for folds in (0, 2):
+        assert "several/fold-2: holds a run already" in told(tmp_path / "several", folds)
+        assert "one: holds a run already" in told(tmp_path / "one", folds)
+    fold = tmp_path / "several" / "fold-2"
+    assert "resume the folder that holds them all" in told(fold, 2, resume=True)
+
+
 def test_other_sets_are_learnt_beside(gestures: Gestures, tmp_path: Path) -> None:
     others = takes(repeats=2).of_coarse()
     others.data = "elsewhere"

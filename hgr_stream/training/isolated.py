@@ -44,6 +44,7 @@ from .runs import (
     content,
     new_settings,
     read,
+    refuse_among_others,
     resumable,
     teachers_for,
     write,
@@ -150,8 +151,8 @@ def train_isolated(
     told["notes"] = notes
     if resume:
         recipe = resumable(folder, told)
-    elif (folder / LAST).exists():
-        raise TrainingError(f"{folder}: holds a run already; resume it, or name another folder")
+    else:
+        refuse_among_others(folder)
     teachers = [t for f in recipe.teachers for t in teachers_for(Path(f), gestures, outside)]
     if not resume:
         learnt = Learnt.from_gestures(gestures.take(inside), *others)

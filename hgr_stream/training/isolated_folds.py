@@ -11,8 +11,8 @@ import numpy as np
 
 from ..datasets.gestures import Gestures, fold_subjects
 from .isolated import Outcome, Watch, parts, quiet, train_isolated
-from .isolated_recipe import Recipe
-from .runs import LAST
+from .isolated_recipe import Recipe, TrainingError
+from .runs import LAST, refuse_among_others
 
 
 def train_folds(
@@ -40,6 +40,10 @@ def train_folds(
     for group in groups:
         parts(gestures.check(), group)
     single = not folds and len(seeds) < 2
+    if not resume:
+        refuse_among_others(Path(out))
+    elif not single and (Path(out) / LAST).exists():
+        raise TrainingError(f"{out}: one run of several; resume the folder that holds them all")
     for seed in seeds or (recipe.seed,):
         base = Path(out) / f"seed-{seed}" if len(seeds) > 1 else Path(out)
         for k, group in enumerate(groups):

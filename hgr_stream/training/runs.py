@@ -37,11 +37,22 @@ def runs_in(folder: str | Path) -> list[Path]:
     folder = Path(folder)
     if (folder / RUN).is_file():
         return [folder]
-    kinds = ("fold-*", "seed-*", "seed-*/fold-*")
-    runs = sorted(f.parent for kind in kinds for f in folder.glob(f"{kind}/{RUN}"))
+    runs = _with(RUN, folder)
     if not runs:
         raise TrainingError(f"{folder}: not the folder of a training (no {RUN} to read)")
     return sorted(runs, key=lambda f: [(len(p), p) for p in f.relative_to(folder).parts])
+
+
+def _with(name: str, folder: Path) -> list[Path]:
+    """The folder and those of folds and seeds in it, as far as they hold such a file."""
+    kinds = ("", "fold-*/", "seed-*/", "seed-*/fold-*/")
+    return [f.parent for kind in kinds for f in folder.glob(f"{kind}{name}")]
+
+
+def refuse_among_others(folder: Path) -> None:
+    """Raise TrainingError where new runs would be judged with older ones, or hide them."""
+    if before := _with(LAST, folder):
+        raise TrainingError(f"{before[0]}: holds a run already; resume it, or name another folder")
 
 
 def new_settings(
