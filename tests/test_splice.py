@@ -395,11 +395,18 @@ def test_a_recording_is_cut_where_the_hand_was_lost(tmp_path: Path) -> None:
             f.hands = [] if away else f.hands
             writer.write(topics.of(f), encode(f), f.time_ns, f.time_ns, f.seq)
     (tmp_path / "lost.csv").write_text("RIGHT,1.0,1.4\nRIGHT,7.4,7.8\nRIGHT,13.8,14.2\n")
-    first, second = load_streams(tmp_path)
+    told: list[str] = []
+    first, second = load_streams(tmp_path, told.append)
     assert first.subject == second.subject == "lost"
+    # Of the gesture that was half seen nothing is left, of what lies before and after it all.
     assert [len(first.segments), len(second.segments)] == [1, 1]
-    assert first.notes == ["annotation RIGHT: the hand was lost in it"]
-    assert [s.name for s in to_streams([first, second], ["RIGHT"])] == ["lost.1"]
+    assert [s.name for s in to_streams([first, second], ["RIGHT"])] == ["lost.0", "lost.1"]
+    assert 7.3e9 < first.time_ns[-1] - first.time_ns[0] < 7.4e9
+    assert second.time_ns[0] >= 8.5e9
+    assert told == [f"{path}: the hand was lost in 1 gestures; they are left out"]
+    brief = "RIGHT,1.001,1.019\nRIGHT,3.001,3.019\n"  # one frame each, 10 ms apart
+    (tmp_path / "lost.csv").write_text(brief)
+    assert [len(q.segments) for q in load_streams(tmp_path)] == [2, 0]
 
 
 def test_pieces_too_short_to_teach_anything_are_left_out_with_a_word(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..datasets.base import DatasetError, HandSequence, Segment
 from ..datasets.convert import Recording, open_recordings
@@ -21,6 +22,8 @@ from ..skeleton import Float32, Side
 #: Without the hand for longer, nothing is known of its way: a recording is cut in two there.
 MAX_GAP_NS: Final = 250_000_000
 MIN_FRAMES: Final = 8
+#: Share of a gesture that the hand must have been seen in without a break.
+LEAST_SEEN: Final = 0.7
 #: A shorter piece holds no whole gesture with its begin and end, and teaches next to nothing.
 MIN_PIECE_NS: Final = 500_000_000
 #: So much later than the last frame a gesture may end: annotated by eye, or on a video.
@@ -170,9 +173,12 @@ def load_streams(root: Path, tell: Callable[[str], None] = lambda _: None) -> li
 def sequences_of(
     recording: Recording, tell: Callable[[str], None] = lambda _: None, *, every: bool = False
 ) -> list[HandSequence]:
-    """The hand seen most, cut where it was lost; none where no hand was. tell: hears how many
-    pieces were too short to be of use, and which hands impossible, and are left out. every: they
-    are not, as they are not from a benchmark's own files."""
+    """The hand seen most, cut where it was lost; none where no hand was. What was seen of a gesture
+    is cut out if less than ``LEAST_SEEN``: half of one must be taught neither as one nor as none.
+
+    tell: hears how many those are, how many pieces were too short to be of use, and which hands
+    impossible, and are left out. every: they are not, as they are not from a benchmark's own files.
+    """
     hands: dict[tuple[str, Side], list[tuple[int, Float32]]] = {}
     faults: Counter[str] = Counter()
     for frame in recording.frames:
@@ -192,36 +198,33 @@ def sequences_of(
     (_, side), seen = max(hands.items(), key=lambda item: len(item[1]))
     time_ns = np.array([t for t, _ in seen], dtype=np.int64)
     joints = np.stack([j for _, j in seen]).astype(np.float32)
-    cuts = [0, *(np.flatnonzero(np.diff(time_ns) > MAX_GAP_NS) + 1).tolist(), len(time_ns)]
+    half = [] if every else _half_seen(recording.truths, time_ns)
+    index = np.setdiff1d(np.arange(len(time_ns)), np.concatenate([[], *half]).astype(np.int64))
+    if half:
+        tell(f"{recording.file}: the hand was lost in {len(half)} gestures; they are left out")
+    parted = (np.diff(time_ns[index]) > MAX_GAP_NS) | (np.diff(index) > 1)
+    cuts = [0, *(np.flatnonzero(parted) + 1).tolist(), len(index)]
     pieces, short = [], 0
     for k, (a, b) in enumerate(pairwise(cuts)):
-        brief = time_ns[b - 1] - time_ns[a] < MIN_PIECE_NS and not every
-        if b - a < MIN_FRAMES or brief:
+        kept = index[a:b]
+        part = time_ns[kept]
+        if b - a < MIN_FRAMES or (part[-1] - part[0] < MIN_PIECE_NS and not every):
             short += 1
             continue
-        part = time_ns[a:b]
-        notes, segments = [], []
+        segments = []
         for truth in recording.truths:
             inside = np.flatnonzero((part >= truth.onset_ns) & (part <= truth.offset_ns))
-            lasted_ns = truth.offset_ns - truth.onset_ns
-            if not len(inside):
-                continue
-            seen_ns = int(part[inside[-1]] - part[inside[0]])
-            if seen_ns < 0.7 * lasted_ns:
-                # Half a gesture must be taught neither as one nor as none: see ``to_streams``.
-                notes.append(f"annotation {truth.label}: the hand was lost in it")
-            else:
+            if len(inside):
                 segments.append(Segment(truth.label, int(inside[0]), int(inside[-1])))
         pieces.append(
             HandSequence(
                 f"{recording.name}.{k}" if len(cuts) > 2 else recording.name,
-                joints[a:b],
+                joints[kept],
                 part,
-                np.arange(a, b, dtype=np.int64),
+                kept,
                 side,
                 recording.name,
                 segments,
-                notes,
                 takes=recording.takes,
             )
         )
@@ -231,3 +234,22 @@ def sequences_of(
             f"{short} times; left out"
         )
     return pieces
+
+
+def _half_seen(truths: Sequence[Truth], time_ns: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """Of each gesture in which a hand was lost, that was seen at ``time_ns`` (T,), the positions of
+    its frames in the stretches that show too little of it."""
+    gaps = np.flatnonzero(np.diff(time_ns) > MAX_GAP_NS) + 1
+    stretches = np.split(np.arange(len(time_ns)), gaps)
+    found = []
+    for truth in truths:
+        poor = []
+        for stretch in stretches:
+            at = time_ns[stretch]
+            inside = stretch[(at >= truth.onset_ns) & (at <= truth.offset_ns)]
+            seen_ns = min(truth.offset_ns, at[-1]) - max(truth.onset_ns, at[0])
+            if len(inside) and seen_ns < LEAST_SEEN * (truth.offset_ns - truth.onset_ns):
+                poor.append(inside)
+        if poor:
+            found.append(np.concatenate(poor))
+    return found
