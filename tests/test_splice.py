@@ -290,6 +290,23 @@ def write_sessions(root: Path, *, idle: bool = False) -> Path:
     return root
 
 
+def test_json_lines_with_truth_files_beside_them(tmp_path: Path) -> None:
+    hand = hand_joints().tolist()
+    fingers = [j for i in (6, 10, 14, 18) for j in (hand[0], *hand[i : i + 4])]  # with metacarpals
+    xr = {"side": "right", "joints": [hand[1], hand[0], *hand[2:6], *fingers]}
+    for name, seen in (
+        ("a.jsonl", {"hands": [xr]}),
+        ("b.ndjson", {"hand_world_landmarks": [[hand[0], *hand[2:]]]}),
+    ):
+        folder = tmp_path / name
+        folder.mkdir()
+        lines = [json.dumps({"timestamp_ms": 20 * i, **seen}) for i in range(100)]
+        (folder / name).write_text("\n".join(lines))
+        (folder / f"{name[0]}.csv").write_text("label,start_s,end_s\nA,0.5,1\n")
+        (q,) = load_streams(folder)
+        assert (q.subject, [s.label for s in q.segments]) == (name[0], ["A"])
+
+
 def test_recordings_of_one_name_in_several_folders_are_several(tmp_path: Path) -> None:
     found = load_streams(write_sessions(tmp_path))
     assert [(q.name, q.subject) for q in found] == [("anna/1", "anna/1"), ("ben/1", "ben/1")]

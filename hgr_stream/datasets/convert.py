@@ -23,7 +23,7 @@ from .guess import VIDEO_ENDINGS, Format, guess_file
 from .leapjs import load_leapjs
 from .mediapipe import load_mediapipe
 from .openpose import load_openpose
-from .openxr import load_openxr
+from .openxr import load_openxr, recording_name
 from .shrec17 import FILE_NAMES, load_shrec17_sequences
 from .shrec21 import load_shrec21
 from .shrec22 import load_shrec22
@@ -82,7 +82,15 @@ def _leapjs(path: Path) -> list[HandFrames]:
     return [HandFrames(recording.name, frames, recording.notes)]
 
 
+_LINES: Final = (".jsonl", ".jsonl.gz", ".ndjson")
 _json: Final = _ending(".json", ".json.gz")
+
+
+def _openxr_files(folder: Path) -> Sequence[Path]:
+    """Without a CSV that is called as another recording: that one's truth."""
+    found = _ending(".csv", ".tsv", ".txt", ".json", ".json.gz", *_LINES)(folder)
+    others = {p.with_name(recording_name(p)) for p in found if p.suffix != ".csv"}
+    return [p for p in found if p.suffix != ".csv" or p.with_suffix("") not in others]
 
 
 def _of_package(name: str) -> Loader:
@@ -119,7 +127,7 @@ SOURCES: Final[dict[Format, Source]] = {
     "mediapipe": Source(
         "MediaPipe hand landmarks written as JSON or JSON lines",
         load_mediapipe,
-        _ending(".json", ".json.gz", ".jsonl", ".jsonl.gz", ".ndjson"),
+        _ending(".json", ".json.gz", *_LINES),
         fps=True,
     ),
     "openpose": Source(
@@ -131,7 +139,7 @@ SOURCES: Final[dict[Format, Source]] = {
     "openxr": Source(
         "OpenXR or WebXR joints as CSV, JSON or JSON lines",
         load_openxr,
-        _ending(".csv", ".tsv", ".json", ".json.gz", ".jsonl", ".jsonl.gz", ".ndjson", ".txt"),
+        _openxr_files,
         fps=True,
     ),
     "shrec17": Source(
@@ -216,7 +224,7 @@ def guess_format(path: Path) -> Format:
         return "shrec17"
     if _mcap(path):
         return "mcap"
-    for files in (_ending(".bvh"), _json, _ending(".jsonl", ".csv"), numbered_files):
+    for files in (_ending(".bvh"), _json, _ending(*_LINES), _ending(".csv"), numbered_files):
         found = next((f for file in files(path)[:1] if (f := guess_file(file))), None)
         if found is not None:
             return found

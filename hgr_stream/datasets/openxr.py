@@ -138,8 +138,12 @@ def load_openxr(path: Path, fps: float | None = None) -> list[HandFrames] | list
         HandFrame(time_ns, index, list(_numbered(hands, faults)))
         for time_ns, (index, hands) in sorted(seen.items(), key=lambda item: item[0])
     ]
-    name = re.sub(r"\.(csv|tsv|txt|jsonl?|ndjson)(\.gz)?$", "", path.name)
-    return [HandFrames(name, frames, notes + faults.notes())]
+    return [HandFrames(recording_name(path), frames, notes + faults.notes())]
+
+
+def recording_name(path: Path) -> str:
+    """A file's name without its endings."""
+    return re.sub(r"\.(csv|tsv|txt|jsonl?|ndjson)(\.gz)?$", "", path.name)
 
 
 def _numbered(hands: list[_Seen], faults: Faults) -> Iterator[HandSample]:
