@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from hgr_stream.daemon.shell import Shell
+from hgr_stream.daemon.shell import Shell, decode_request
 
 
 class Stage(Shell):
@@ -29,3 +29,9 @@ def test_bad_messages_are_told_of_at_every_tenfold(caplog: pytest.LogCaptureFixt
         caplog.clear()
     assert told == [1, 10, 100, 1000, 10_000]
     assert stage.counts["malformed"] == 20_000
+
+
+@pytest.mark.parametrize("data", [b"\x81\xa2op" + b"\x91" * 60_000, b"\x81\xa2\xff\xff\x01"])
+def test_a_request_that_cannot_be_read_is_a_value_error(data: bytes) -> None:
+    with pytest.raises(ValueError, match=r"^malformed request"):
+        decode_request(data)

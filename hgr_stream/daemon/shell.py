@@ -174,6 +174,6 @@ def decode_request(data: bytes) -> dict[str, object]:
     """A request's MessagePack map; raises ValueError."""
     try:
         request = msgspec.msgpack.decode(data, type=dict[str, object])
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"malformed request: {error}") from None
     return request
