@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hgr_stream.config import Supervisor
-from hgr_stream.daemon.keeper import Keeper
+from hgr_stream.daemon.keeper import Keeper, Watch
 from hgr_stream.daemon.processes import EXIT_FATAL
 
 OPTIONS = Supervisor(
@@ -95,3 +95,12 @@ def test_fatal_and_wanted_ends() -> None:
     stage.started(0)
     stage.exited(1, 0)
     assert stage.state == "waiting"
+
+
+def test_a_machine_that_slept_finds_nobody_silent() -> None:
+    clock, keeper = Watch(0.0), Keeper(OPTIONS)
+    keeper.started(clock.at(0.1))
+    keeper.beat(clock.at(0.2), ready=True)
+    assert keeper.due(clock.at(3600.0)) is None
+    looks = [3600.0 + i / 10 for i in range(100)]
+    assert [keeper.due(clock.at(s)) for s in looks].index("kill") == 41  # 1 s went into the sleep

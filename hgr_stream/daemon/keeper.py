@@ -17,6 +17,9 @@ from .processes import EXIT_FATAL
 #: Doubling ends here: past it a float overflows, and any back-off has long reached its limit.
 MAX_DOUBLINGS: Final = 1000
 
+#: The supervisor looks ten times a second; whatever it does between, it takes no longer.
+MOST_TURN_S: Final = 1.0
+
 State = Literal["waiting", "starting", "up", "gave-up", "ended"]
 Action = Literal["start", "kill"]
 
@@ -24,6 +27,21 @@ Action = Literal["start", "kill"]
 def back_off_s(first_s: float, most_s: float, failures: int) -> float:
     """Seconds to wait after so many failures in a row (from 1): doubled each time, to a limit."""
     return min(first_s * 2.0 ** min(failures - 1, MAX_DOUBLINGS), most_s)
+
+
+class Watch:
+    """The clock by which stages are judged: it stands still while their judge does, which may have
+    slept with the whole machine, or frozen with it. Who was not listened to was not silent."""
+
+    def __init__(self, now_s: float) -> None:
+        self._last_s = now_s
+        self._missed_s = 0.0
+
+    def at(self, now_s: float) -> float:
+        """To be asked at every turn. ``now_s``: a clock that may run on meanwhile."""
+        self._missed_s += max(0.0, now_s - self._last_s - MOST_TURN_S)
+        self._last_s = now_s
+        return now_s - self._missed_s
 
 
 @dataclass

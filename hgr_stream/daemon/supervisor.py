@@ -43,7 +43,7 @@ from ..stream.bus import (
     private_sockets,
     write_daemon_file,
 )
-from .keeper import Keeper
+from .keeper import Keeper, Watch
 from .main import CONFIG_FILE
 from .processes import EXIT_FATAL, Process, processes
 from .shell import decode_request
@@ -88,6 +88,8 @@ class Supervisor:
         self.metadata = read_metadata(Path(self.model))
         settings(self.metadata, config.recognition, self.metadata.decoder)  # or a clear refusal
         self._stop = False
+        self._clock = Watch(time.monotonic())
+        self._now_s = 0.0  # by that clock, at this turn
         self._guest_s = -math.inf  # when a driver beside us was heard last
         self._told_deserted = False
         self.boot_id = uuid.uuid4().hex[:12]
@@ -162,7 +164,7 @@ class Supervisor:
         told = False
         next_own_s = 0.0
         while not self._stop:
-            now_s = time.monotonic()
+            now_s = self._now_s = self._clock.at(time.monotonic())
             for child in self.children.values():
                 self._tend(child, now_s)
             if now_s >= next_own_s:
@@ -259,10 +261,10 @@ class Supervisor:
         child = self.children.get(status.stage)
         if child is not None and child.popen is not None and child.popen.pid == status.pid:
             child.status = status
-            child.keeper.beat(time.monotonic(), ready=status.state != "starting")
+            child.keeper.beat(self._now_s, ready=status.state != "starting")
             status.counts["restarts"] = child.keeper.restarts
         elif status.stage.startswith(DRIVER):
-            self._guest_s = -math.inf if status.state == "stopped" else time.monotonic()
+            self._guest_s = -math.inf if status.state == "stopped" else self._now_s
         # A stage that is not ours (a replay beside us) is passed on as it is.
         self.outlet.tell(topics.of(status), encode(status))
 
@@ -289,7 +291,7 @@ class Supervisor:
             k.state == "gave-up" or (k.state == "waiting" and k.restarts) for k in keepers
         )
         starting = "starting" in states or "waiting" in states
-        fault = self._deserted(time.monotonic())
+        fault = self._deserted(self._now_s)
         if fault and not self._told_deserted:
             self.log.warning("%s; mend it and start again (hgr replay FILE feeds us, too)", fault)
         self._told_deserted = bool(fault)
