@@ -15,7 +15,7 @@ from hgr_stream.daemon.segmenter import SegmenterShell
 from hgr_stream.daemon.worker import WorkerShell
 from hgr_stream.messages import Window, encode
 from hgr_stream.segmentation import Segmenter, WindowSpec
-from hgr_stream.stream.bus import DaemonInfo, private_sockets, write_daemon_file
+from hgr_stream.stream.bus import DaemonInfo, Outlet, private_sockets, write_daemon_file
 from tests.hands import MS, frame, hand_joints
 from tests.models import save_palm_model
 
@@ -84,3 +84,20 @@ def test_the_segmenters_beat_keeps_what_its_shell_counts(run_dir: Path) -> None:
         assert (segmenter.counts["malformed"], segmenter.counts["frames"]) == (1, 1)
     finally:
         segmenter.close()
+
+
+def test_what_a_tap_was_asked_for_does_not_pile_up(run_dir: Path) -> None:
+    sockets = private_sockets(run_dir)
+    with zmq.Context() as context, context.socket(zmq.XSUB) as gateway:
+        gateway.bind(sockets["tap"])
+        outlet = Outlet(context, sockets, None)
+        for n in range(500):
+            gateway.send(b"\x01frame/%d" % n)
+        while not outlet.wait_for_tap(0.01):
+            gateway.poll(0)  # it only now learns that somebody has connected
+        while not gateway.poll(10):  # until the last one has come, too
+            outlet.tell("frame/499", b"")
+        outlet.tell("frame/499", b"")
+        assert not outlet._tap.poll(0)
+        assert outlet.wait_for_tap(0)
+        outlet.close()

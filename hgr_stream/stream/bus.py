@@ -238,6 +238,10 @@ class Outlet:
 
     def tell(self, topic: str, payload: bytes, *, lossless: bool = False) -> bool:
         """To the tap alone."""
+        # The socket itself notes who wants what; left unread, that would pile up for months.
+        while self._tap.getsockopt(zmq.EVENTS) & zmq.POLLIN:
+            self._tap.recv(zmq.NOBLOCK)
+            self._tapped = True
         return self._try(self._tap, [topic.encode(), payload], "dropped_tap", lossless)
 
     def _try(self, socket_: zmq.Socket, parts: list[bytes], name: str, wait: bool) -> bool:
