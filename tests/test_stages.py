@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,9 +14,9 @@ import zmq
 from hgr_stream.config import Segmentation
 from hgr_stream.daemon.segmenter import SegmenterShell
 from hgr_stream.daemon.worker import WorkerShell
-from hgr_stream.messages import Window, encode
+from hgr_stream.messages import Status, Window, decode, encode
 from hgr_stream.segmentation import Segmenter, WindowSpec
-from hgr_stream.stream.bus import DaemonInfo, Outlet, private_sockets, write_daemon_file
+from hgr_stream.stream.bus import DaemonInfo, Inlet, Outlet, private_sockets, write_daemon_file
 from tests.hands import MS, frame, hand_joints
 from tests.models import save_palm_model
 
@@ -84,6 +85,20 @@ def test_the_segmenters_beat_keeps_what_its_shell_counts(run_dir: Path) -> None:
         assert (segmenter.counts["malformed"], segmenter.counts["frames"]) == (1, 1)
     finally:
         segmenter.close()
+
+
+def test_a_segmenter_that_waits_for_the_worker_is_not_silent(
+    run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hgr_stream.stream.bus.QUEUE", 1)
+    segmenter = SegmenterShell(run_dir, WindowSpec(25.0, 1, 1), Segmentation())
+    supervisor = Inlet(segmenter.context, segmenter.info.sockets["status"], "status")
+    threading.Timer(0.2, segmenter.stop).start()
+    for i in range(3):  # nobody takes the windows
+        segmenter._frame(encode(frame(i, i * 40 * MS, hand_joints())))
+    assert supervisor.socket.poll(2000)
+    assert decode(Status, supervisor.drain()[0]).counts["sent"] == 1
+    segmenter.close()
 
 
 def test_what_a_tap_was_asked_for_does_not_pile_up(run_dir: Path) -> None:

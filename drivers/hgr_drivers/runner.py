@@ -173,7 +173,7 @@ class Runner(Shell):
         self.driver = driver
         driver.taken = frozenset(self.info.devices) - {device}
         self.stamper = Stamper(device, self.boot_id, lossless=driver.lossless)
-        self.outlet = Outlet(self.context, self.info.sockets, "frames", self.stopping)
+        self.outlet = Outlet(self.context, self.info.sockets, "frames", self.held)
         self.backoff = Backoff()
         self.thinner = IdleThinner()
         self.pace = PaceJudge(driver.time_unit_ns)

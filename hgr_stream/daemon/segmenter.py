@@ -23,7 +23,7 @@ class SegmenterShell(Shell):
         super().__init__("segmenter", run_dir)
         self.segmenter = Segmenter(spec, options)
         self.inlet = Inlet(self.context, self.info.sockets["frames"], "frames")
-        self.outlet = Outlet(self.context, self.info.sockets, "windows", self.stopping)
+        self.outlet = Outlet(self.context, self.info.sockets, "windows", self.held)
         self.poller.register(self.inlet.socket, zmq.POLLIN)
         self.wake_socket()
         self._heard_ns: dict[str, int] = {}
@@ -46,7 +46,7 @@ class SegmenterShell(Shell):
         self._age_ns = now_ns - frame.sent_ns
         self._send(self.segmenter.push(frame, now_ns))
         if frame.end:
-            del self._heard_ns[frame.device]
+            self._heard_ns.pop(frame.device, None)  # a beat while it waited may have
 
     def _send(self, windows: list[Window]) -> None:
         for window in windows:

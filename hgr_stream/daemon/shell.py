@@ -91,11 +91,7 @@ class Shell(ABC):
         signal.signal(signal.SIGTERM, lambda *_: self.stop())
         try:
             while not self.stopping():
-                now_s = time.monotonic()
-                if now_s >= self._next_beat_s:
-                    # Absolute deadlines: the beat does not drift with the work between.
-                    self._next_beat_s = max(self._next_beat_s + HEARTBEAT_S, now_s)
-                    self.send_status()
+                self._beat_when_due()
                 self.turn(max(0.0, self._next_beat_s - time.monotonic()))
             self.finish()
             self.state = "stopped"
@@ -103,6 +99,19 @@ class Shell(ABC):
         finally:
             self.close()
         return 0
+
+    def _beat_when_due(self) -> None:
+        now_s = time.monotonic()
+        if now_s >= self._next_beat_s:
+            # Absolute deadlines: the beat does not drift with the work between.
+            self._next_beat_s = max(self._next_beat_s + HEARTBEAT_S, now_s)
+            self.send_status()
+
+    def held(self) -> bool:
+        """Asked again and again by a send that waits for room: whether to give it up. Meanwhile
+        the heart beats on, or the whole stage would be killed for its neighbour's silence."""
+        self._beat_when_due()
+        return self.stopping()
 
     def refuse(self, error: Exception) -> None:
         """Count a bad message; tell of it when ``worth_telling`` says so."""

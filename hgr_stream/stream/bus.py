@@ -201,10 +201,11 @@ class Outlet:
         context: zmq.Context,
         sockets: dict[str, str],
         next_socket: str | None,
-        stopping: Callable[[], bool] = lambda: False,
+        held: Callable[[], bool] = lambda: False,
     ) -> None:
+        """``held`` is asked some times a second while a send waits for room: whether to stop."""
         self.counts: Counter[str] = Counter()
-        self._stopping = stopping
+        self._held = held
         self._direct: zmq.Socket | None = None
         if next_socket is not None:
             self._direct = context.socket(zmq.PUSH)
@@ -227,7 +228,7 @@ class Outlet:
     def send(self, topic: str, payload: bytes, *, lossless: bool = False) -> bool:
         """To the next stage and to the tap; False when the next stage could not take it.
 
-        ``lossless`` waits for room in both queues (until the stage is stopped); otherwise what
+        ``lossless`` waits for room in both queues (until ``held`` says to stop); otherwise what
         does not fit is dropped and counted."""
         taken = True
         if self._direct is not None:
@@ -251,7 +252,7 @@ class Outlet:
                 return True
             except zmq.Again:
                 # A tap that nobody reads must not hold a replay for ever, nor one being stopped.
-                if not wait or self._stopping():
+                if not wait or self._held():
                     self.counts[name] += 1
                     return False
                 if not socket_.poll(200, zmq.POLLOUT) and name == "dropped_tap":
