@@ -25,7 +25,7 @@ import msgspec
 import zmq
 
 from .. import __version__
-from ..config import Config, run_dir
+from ..config import Config, has_ipc, run_dir
 from ..messages import MessageError, Status, decode, encode
 from ..recognition.bundle import ModelError, read_metadata, resolve
 from ..recognition.choice import settings
@@ -34,6 +34,7 @@ from ..stream.bus import (
     DAEMON_FILE,
     MODEL_TIMEOUT_S,
     PORT_CURE,
+    SOCKETS,
     BusError,
     DaemonInfo,
     Inlet,
@@ -42,11 +43,12 @@ from ..stream.bus import (
     make_run_dir,
     private_sockets,
     write_daemon_file,
+    write_whole,
 )
 from .keeper import Keeper, Watch
 from .main import CONFIG_FILE
 from .processes import EXIT_FATAL, Process, processes
-from .shell import decode_request
+from .shell import decode_request, error_line
 
 DRIVER = "driver."  # so begin the stages of drivers, those beside us (a replay) too
 POLL_S = 0.1
@@ -88,6 +90,7 @@ class Supervisor:
         self.metadata = read_metadata(Path(self.model))
         settings(self.metadata, config.recognition, self.metadata.decoder)  # or a clear refusal
         self._stop = False
+        self._told_ready = False
         self._clock = Watch(time.monotonic())
         self._now_s = 0.0  # by that clock, at this turn
         self._guest_s = -math.inf  # when a driver beside us was heard last
@@ -101,20 +104,23 @@ class Supervisor:
     def run(self, ready: Callable[[], None] = lambda: None) -> int:
         """Until stopped. ``ready`` is called once, when every process is up, or, of those that
         the others can do without, given up."""
-        make_run_dir(self.dir)
-        lock = filelock.FileLock(self.dir / "lock")
-        try:
-            lock.acquire(timeout=0)
-        except filelock.Timeout:
-            raise BusError(
-                f"a daemon named {self.config.name!r} runs already (in {self.dir}); stop it, "
-                "or give this one another name and port in its config"
-            ) from None
-        with contextlib.ExitStack() as stack:
-            stack.callback(lock.release)
-            self._open(stack)
-            self._watch(ready)
-            return self._end()
+        while True:
+            make_run_dir(self.dir)
+            lock = filelock.FileLock(self.dir / "lock")
+            try:
+                lock.acquire(timeout=0)
+            except filelock.Timeout:
+                raise BusError(
+                    f"a daemon named {self.config.name!r} runs already (in {self.dir}); stop it, "
+                    "or give this one another name and port in its config"
+                ) from None
+            with contextlib.ExitStack() as stack:
+                stack.callback(lock.release)
+                self._open(stack)
+                self._watch(ready)
+                code = self._end()
+            if self._stop:
+                return code
 
     # -- opening --------------------------------------------------------------------------------
 
@@ -146,22 +152,23 @@ class Supervisor:
         for socket in (self.inlet.socket, self.control, self.worker):
             self.poller.register(socket, zmq.POLLIN)
         self._swap: Swap | None = None
-        self._leave_config()
-        write_daemon_file(self.dir, self.info)
+        self._leave_files()
         stack.callback((self.dir / DAEMON_FILE).unlink, missing_ok=True)
         self.children = {
             process.stage: Child(process, Keeper(self.config.supervisor, process.may_end))
             for process in processes(self.config, self.dir)
         }
 
-    def _leave_config(self) -> None:
+    def _leave_files(self) -> None:
+        """What those who start in the run directory read there; the present model's name in it."""
         self.config.model.use = self.model
-        (self.dir / CONFIG_FILE).write_bytes(msgspec.json.encode(self.config))
+        write_whole(self.dir / CONFIG_FILE, msgspec.json.encode(self.config))
+        write_daemon_file(self.dir, self.info)
 
     # -- watching -------------------------------------------------------------------------------
 
     def _watch(self, ready: Callable[[], None]) -> None:
-        told = False
+        """Until stopped, or until the run directory is gone."""
         next_own_s = 0.0
         while not self._stop:
             now_s = self._now_s = self._clock.at(time.monotonic())
@@ -170,10 +177,14 @@ class Supervisor:
             if now_s >= next_own_s:
                 next_own_s = now_s + 1.0
                 self._tell_own()
+                if not self._at_home():
+                    self.log.warning("%s was removed; everything is started anew", self.dir)
+                    return
             # Drivers wait for the stages that they feed: a daemon without one of those is not up.
             settled = ("up", "ended", "gave-up")
-            if not told and all(c.keeper.state in settled for c in self.children.values()):
-                told = True
+            states = [c.keeper.state for c in self.children.values()]
+            if not self._told_ready and all(state in settled for state in states):
+                self._told_ready = True
                 ready()
             ready_sockets = dict(self.poller.poll(round(POLL_S * 1000)))
             self._hear()
@@ -185,48 +196,68 @@ class Supervisor:
                 text = f"the worker still loads {self._swap.model}; hgr status tells when it runs"
                 self._answer_swap(False, text)
 
+    def _at_home(self) -> bool:
+        """Whether our sockets are still in the run directory, which a logout or a cleaner of /tmp
+        may have removed: who starts later would find nobody. Files alone are left anew."""
+        if not (self.dir / DAEMON_FILE).exists():
+            with contextlib.suppress(OSError):
+                self._leave_files()
+        names = [name for name, whose in SOCKETS.items() if whose == "supervisor"]
+        return not has_ipc() or all((self.dir / f"{name}.ipc").exists() for name in names)
+
     def _tend(self, child: Child, now_s: float) -> None:
         keeper, stage = child.keeper, child.process.stage
         if child.popen is not None and (code := child.popen.poll()) is not None:
             keeper.reason = keeper.reason or self._last_words(child, code)
             self._forget(child)
-            keeper.exited(now_s, code)
+            self._fell(child, now_s, code)
             if stage == "worker" and self._swap:
                 text = f"the worker ended while it loaded {self._swap.model}; {self.model} runs on"
                 self._answer_swap(False, text)
                 self._swap = None
-            if keeper.state == "waiting":
-                wait_s = keeper.start_at_s - now_s
-                self.log.warning(
-                    "%s: %s; starting it again in %.1f s", stage, keeper.reason, wait_s
-                )
-                self._tell(child, "restarting", keeper.reason)
-            elif keeper.state == "gave-up":
-                self.log.error("%s: %s; gave it up", stage, keeper.reason)
-                self._tell(child, "gave-up", keeper.reason)
-            else:
-                self.log.info("%s: %s", stage, keeper.reason)
-                self._tell(child, "stopped", keeper.reason)
         match keeper.due(now_s):
             case "start" if self._may_start(child):
                 keeper.reason = ""
-                child.popen = subprocess.Popen(
-                    child.process.argv,
-                    stdin=subprocess.PIPE,
-                    stdout=sys.stderr,
-                    # Its own group: Ctrl-C in the terminal is for the supervisor alone, who ends
-                    # the others in order.
-                    **_OWN_GROUP,
-                    # One thread a process unless its config says otherwise: on a small machine,
-                    # thread pools that fight cost more than they bring.
-                    env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
-                )
                 keeper.started(now_s)
+                try:
+                    self._leave_files()  # /tmp may have been cleaned meanwhile
+                    child.popen = self._start(child.process)
+                except OSError as error:  # the machine is out of memory, files or disk: for now
+                    keeper.reason = error_line(error)
+                    self._fell(child, now_s, 1)
             case "kill":
                 self.log.warning("%s: %s; killing it", stage, keeper.reason)
                 assert child.popen is not None
                 child.popen.kill()
                 child.popen.wait()
+
+    def _start(self, process: Process) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            process.argv,
+            stdin=subprocess.PIPE,
+            stdout=sys.stderr,
+            # Its own group: Ctrl-C in the terminal is for the supervisor alone, who ends the
+            # others in order.
+            **_OWN_GROUP,
+            # One thread a process unless its config says otherwise: on a small machine, thread
+            # pools that fight cost more than they bring.
+            env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+        )
+
+    def _fell(self, child: Child, now_s: float, code: int) -> None:
+        """Judge what has ended, and tell."""
+        keeper, stage = child.keeper, child.process.stage
+        keeper.exited(now_s, code)
+        if keeper.state == "waiting":
+            wait_s = keeper.start_at_s - now_s
+            self.log.warning("%s: %s; starting it again in %.1f s", stage, keeper.reason, wait_s)
+            self._tell(child, "restarting", keeper.reason)
+        elif keeper.state == "gave-up":
+            self.log.error("%s: %s; gave it up", stage, keeper.reason)
+            self._tell(child, "gave-up", keeper.reason)
+        else:
+            self.log.info("%s: %s", stage, keeper.reason)
+            self._tell(child, "stopped", keeper.reason)
 
     def _may_start(self, child: Child) -> bool:
         if child.keeper.restarts:
@@ -360,8 +391,6 @@ class Supervisor:
             return
         self.metadata = metadata
         self.model = self.info.model = str(resolve(model))
-        self._leave_config()
-        write_daemon_file(self.dir, self.info)
 
     def _answer_swap(self, ok: bool, text: str) -> None:
         """Answer whoever asked for another model, once."""

@@ -124,11 +124,16 @@ def private_sockets(run_dir: Path) -> dict[str, str]:
     return free
 
 
+def write_whole(path: Path, data: bytes) -> None:
+    """A file that nobody finds half written, however full the disk."""
+    temporary = path.with_name(f"{path.name}.new")
+    temporary.write_bytes(data)
+    os.replace(temporary, path)
+
+
 def write_daemon_file(run_dir: Path, info: DaemonInfo) -> None:
-    """Announce the daemon, atomically."""
-    temporary = run_dir / f"{DAEMON_FILE}.new"
-    temporary.write_bytes(msgspec.json.format(msgspec.json.encode(info), indent=1))
-    os.replace(temporary, run_dir / DAEMON_FILE)
+    """Announce the daemon."""
+    write_whole(run_dir / DAEMON_FILE, msgspec.json.format(msgspec.json.encode(info), indent=1))
 
 
 def read_daemon_file(run_dir: Path) -> DaemonInfo:
