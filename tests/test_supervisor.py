@@ -10,12 +10,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import zmq
+from click.testing import CliRunner
 
 from hgr_stream import config
+from hgr_stream.cli.daemon import status as hgr_status
 from hgr_stream.cli.demo import free_port
 from hgr_stream.daemon import supervisor as module
 from hgr_stream.daemon.processes import Process
 from hgr_stream.daemon.supervisor import Supervisor
+from hgr_stream.messages import Status, decode, encode
 from tests.daemon_process import wait_until
 
 
@@ -24,7 +28,7 @@ def supervising(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *processes: Process
 ) -> Iterator[Supervisor]:
     monkeypatch.setattr(module, "processes", lambda *_: list(processes))
-    options = config.Supervisor(max_restarts=0)
+    options = config.Supervisor(max_restarts=0, heartbeat_timeout_s=0.2)
     gateway = config.Gateway(port=free_port())
     supervisor = Supervisor(
         config.Config(run_dir=str(tmp_path / "run"), gateway=gateway, supervisor=options)
@@ -61,3 +65,38 @@ def test_a_process_that_cannot_be_started_now_does_not_end_the_daemon(
     with supervising(tmp_path, monkeypatch, nothing) as supervisor:
         keeper = supervisor.children["segmenter"].keeper
         assert (keeper.state, "No such file" in keeper.reason) == ("gave-up", True)
+
+
+def test_a_replay_that_was_killed_is_told_as_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guest = Status("driver.replay", "boot", "up", 1, 1)
+    with (
+        supervising(tmp_path, monkeypatch) as supervisor,
+        zmq.Context() as context,
+        context.socket(zmq.XSUB) as gateway,
+        context.socket(zmq.PUSH) as replay,
+    ):
+        gateway.send(b"\x01status/driver.")
+        gateway.bind(supervisor.info.sockets["tap"])
+        replay.connect(supervisor.info.sockets["status"])
+        heard = []
+        while "stopped" not in heard:
+            if "up" not in heard:  # the subscription takes a moment
+                replay.send(encode(guest))
+            if gateway.poll(100 if "up" not in heard else 3000):
+                heard.append(decode(Status, gateway.recv_multipart()[1]).state)
+            assert len(heard) < 50
+        assert supervisor._guests == {}
+
+
+@pytest.mark.parametrize(
+    ("age_s", "state", "code"), [(1, "up", 0), (9, "up", 1), (9, "stopped", 0)]
+)
+def test_status_takes_nobody_for_up_who_was_not_heard_lately(
+    monkeypatch: pytest.MonkeyPatch, age_s: int, state: str, code: int
+) -> None:
+    row = Status("worker", "boot", state, time.monotonic_ns() - age_s * 10**9, time.time_ns())  # type: ignore[arg-type]
+    told = [("status/worker", encode(row))]
+    monkeypatch.setattr("hgr_stream.cli.daemon.snapshot", lambda *_: told)
+    assert CliRunner().invoke(hgr_status, ["--json"]).exit_code == code

@@ -26,6 +26,8 @@ from ..messages import Status, decode
 from ..stream.bus import BusError, read_daemon_file
 
 F = TypeVar("F", bound=Callable[..., Any])
+#: Each stage is heard every second, through the supervisor; one that is not for so long may hang.
+SILENT_S: Final = 5.0
 
 
 def checked_name(_: click.Context, __: click.Parameter, name: str) -> str:
@@ -210,11 +212,17 @@ def snapshot(endpoint: str | None, prefix: str) -> list[tuple[str, bytes]]:
 def status(connect: str | None, as_json: bool) -> None:
     """What the running daemon's processes do, count and lose.
 
-    Exit code 0 when every stage is up, 1 when one is not.
+    Exit code 0 when every stage is up and was heard just now, 1 when one is not.
     """
     rows = [decode(Status, payload) for _, payload in snapshot(connect, "status/")]
     rows.sort(key=lambda row: row.stage)
-    bad = [row.stage for row in rows if row.state not in ("up", "stopped")]
+    now_ns = time.monotonic_ns()  # not the wall clock, which may be set
+    ages_s = {row.stage: (now_ns - row.host_ns) / 1e9 for row in rows}
+    bad = [
+        row.stage
+        for row in rows
+        if row.state != "stopped" and (row.state != "up" or ages_s[row.stage] > SILENT_S)
+    ]
     if as_json:
         click.echo(json.dumps({row.stage: msgspec.to_builtins(row) for row in rows}))
     else:
@@ -226,11 +234,10 @@ def status(connect: str | None, as_json: bool) -> None:
         for title in ("state", "heard"):
             table.add_column(title, no_wrap=True)
         table.add_column("what it says, counts and measures")
-        now_ns = time.time_ns()
         for row in rows:
             shown = [f"{k} {v:,}" for k, v in row.counts.items() if v]
             shown += [f"{k} {v:.4g}" for k, v in row.gauges.items()]
-            age = f"{(now_ns - row.wall_ns) / 1e9:.1f} s ago"
+            age = f"{ages_s[row.stage]:.1f} s ago"
             said = "\n".join(filter(None, (row.message, ", ".join(shown))))
             style = "red" if row.stage in bad else None
             table.add_row(row.stage, row.state, age, said, style=style)

@@ -93,7 +93,7 @@ class Supervisor:
         self._told_ready = False
         self._clock = Watch(time.monotonic())
         self._now_s = 0.0  # by that clock, at this turn
-        self._guest_s = -math.inf  # when a driver beside us was heard last
+        self._guests: dict[str, tuple[float, Status]] = {}  # drivers beside us: when heard, what
         self._told_deserted = False
         self.boot_id = uuid.uuid4().hex[:12]
 
@@ -295,9 +295,22 @@ class Supervisor:
             child.keeper.beat(self._now_s, ready=status.state != "starting")
             status.counts["restarts"] = child.keeper.restarts
         elif status.stage.startswith(DRIVER):
-            self._guest_s = -math.inf if status.state == "stopped" else self._now_s
+            self._guests[status.stage] = (self._now_s, status)
+            if status.state == "stopped":
+                del self._guests[status.stage]
         # A stage that is not ours (a replay beside us) is passed on as it is.
         self.outlet.tell(topics.of(status), encode(status))
+
+    def _see_guests_off(self) -> None:
+        """Tell of the drivers beside us that ended without a word: nobody else does."""
+        silence_s = self.config.supervisor.heartbeat_timeout_s
+        for stage, (heard_s, last) in list(self._guests.items()):
+            if self._now_s - heard_s > silence_s:
+                del self._guests[stage]
+                over = msgspec.structs.replace(
+                    last, state="stopped", message=f"silent for {silence_s:g} s; it is gone"
+                )
+                self.outlet.tell(topics.of(over), encode(over))
 
     def _tell(self, child: Child, state: str, message: str) -> None:
         last = child.status
@@ -322,7 +335,8 @@ class Supervisor:
             k.state == "gave-up" or (k.state == "waiting" and k.restarts) for k in keepers
         )
         starting = "starting" in states or "waiting" in states
-        fault = self._deserted(self._now_s)
+        self._see_guests_off()
+        fault = self._deserted()
         if fault and not self._told_deserted:
             self.log.warning("%s; mend it and start again (hgr replay FILE feeds us, too)", fault)
         self._told_deserted = bool(fault)
@@ -338,11 +352,11 @@ class Supervisor:
         )
         self.outlet.tell(topics.of(status), encode(status))
 
-    def _deserted(self, now_s: float) -> str:
+    def _deserted(self) -> str:
         """Which drivers gave up, and why, when nothing else feeds frames; otherwise nothing."""
         drivers = [c for c in self.children.values() if c.process.stage.startswith(DRIVER)]
         live = any(c.keeper.state not in ("gave-up", "ended") for c in drivers)
-        if live or now_s - self._guest_s < self.config.supervisor.heartbeat_timeout_s:
+        if live or self._guests:
             return ""
         lost = [c for c in drivers if c.keeper.state == "gave-up"]
         told = "; ".join(f"{c.process.stage.removeprefix(DRIVER)}: {c.keeper.reason}" for c in lost)
