@@ -27,6 +27,8 @@ from ..segmentation import worth_telling
 from ..stream.bus import DaemonInfo, read_daemon_file
 
 HEARTBEAT_S = 1.0
+#: So long after its supervisor let go of it a stage may still work off what it has.
+ORPHAN_S = 5.0
 LOG_FORMAT = "%(asctime)s %(name)s: %(message)s"
 
 
@@ -54,6 +56,7 @@ class Shell(ABC):
         self.message = ""
         self.poller = zmq.Poller()
         self._stop = threading.Event()
+        self._over = threading.Event()
         self._next_beat_s = 0.0
         self._status = self.context.socket(zmq.PUSH)
         self._status.setsockopt(zmq.SNDHWM, 20)
@@ -98,6 +101,7 @@ class Shell(ABC):
             self.send_status()
         finally:
             self.close()
+            self._over.set()
         return 0
 
     def _beat_when_due(self) -> None:
@@ -160,6 +164,10 @@ class Shell(ABC):
             wake.connect(self._wake_endpoint)
             wake.send(b"")
             wake.close()
+        # A driver that hangs in its library hears none of this, and nobody is left to kill it: it
+        # would keep its camera from the next daemon.
+        if not self._over.wait(ORPHAN_S):
+            os._exit(1)
 
     @property
     def _wake_endpoint(self) -> str:
