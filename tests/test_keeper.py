@@ -24,6 +24,16 @@ def test_a_life_without_trouble() -> None:
     assert keeper.due(8.9) is None
 
 
+def test_a_device_that_is_opened_again_may_take_as_long_as_at_first() -> None:
+    keeper = Keeper(OPTIONS)
+    keeper.started(0)
+    keeper.beat(1, ready=True)
+    keeper.beat(3, ready=False)
+    assert (keeper.state, keeper.due(22)) == ("starting", None)
+    keeper.beat(22, ready=False)  # beating alone is not getting on
+    assert keeper.due(23.1) == "kill"
+
+
 def test_silence_is_killed_and_started_again_later_each_time() -> None:
     keeper = Keeper(OPTIONS)
     now, delays = 0.0, []

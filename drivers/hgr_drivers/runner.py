@@ -209,6 +209,7 @@ class Runner(Shell):
                 self.counts["silent"] += 1
 
     def _open(self) -> None:
+        self.send_status("starting")  # cameras wake, models load: no silence that is a hang
         try:
             self.driver.open()
         except DeviceError as error:

@@ -73,13 +73,10 @@ class Keeper:
         self.state, self._heard_s = "starting", now_s
 
     def beat(self, now_s: float, *, ready: bool) -> None:
-        """A heartbeat came; ``ready``: the process says that it is past its start."""
-        if self.state in ("starting", "up"):
-            if ready:
-                self.state = "up"
-                self._heard_s = now_s
-            elif self.state == "up":
-                self._heard_s = now_s
+        """A heartbeat came; ``ready``: the process says that it is past its start. One that was
+        may start once more, as a driver does that opens its device again, and be as long at it."""
+        if self.state == "up" or (self.state == "starting" and ready):
+            self.state, self._heard_s = "up" if ready else "starting", now_s
 
     def exited(self, now_s: float, code: int) -> None:
         """The process is gone (by itself, or killed)."""
