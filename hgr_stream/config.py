@@ -123,7 +123,7 @@ class Supervisor(_Table):
 
 
 class Record(_Table):
-    """Record all topics from the start of the daemon; an empty path: do not."""
+    """Record all topics from the start of the daemon, a file an hour; an empty path: do not."""
 
     path: str = ""
 

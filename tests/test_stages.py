@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import zmq
 
+from hgr_stream.client import Received
 from hgr_stream.config import Segmentation
+from hgr_stream.daemon import recorder as recorder_module
+from hgr_stream.daemon.recorder import RecorderShell
 from hgr_stream.daemon.segmenter import SegmenterShell
 from hgr_stream.daemon.worker import WorkerShell
 from hgr_stream.messages import Status, Window, decode, encode
+from hgr_stream.recording import Reader
 from hgr_stream.segmentation import Segmenter, WindowSpec
 from hgr_stream.stream.bus import DaemonInfo, Inlet, Outlet, private_sockets, write_daemon_file
 from tests.hands import MS, frame, hand_joints
@@ -99,6 +105,31 @@ def test_a_segmenter_that_waits_for_the_worker_is_not_silent(
     assert supervisor.socket.poll(2000)
     assert decode(Status, supervisor.drain()[0]).counts["sent"] == 1
     segmenter.close()
+
+
+def test_a_recorder_begins_new_files_and_waits_while_the_disk_is_full(
+    run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("FILE_S", "ROOM_S"):
+        monkeypatch.setattr(recorder_module, name, 0.0)
+    recorder = RecorderShell(run_dir, run_dir / "new" / "r.mcap")
+    received = Received("status/x", b"\x80", 0)
+    free = shutil.disk_usage(run_dir).free
+    for room, state, files in (
+        (free, "up", 1),
+        (free, "up", 2),
+        (0, "degraded", 2),
+        (free, "up", 3),
+    ):
+        monkeypatch.setattr(shutil, "disk_usage", lambda _, room=room: SimpleNamespace(free=room))
+        recorder.turn(0.0)
+        recorder._record(received)
+        assert (recorder.state, len(list((run_dir / "new").iterdir()))) == (state, files)
+    recorder.finish()
+    recorder.close()
+    assert (recorder.counts["messages"], recorder.counts["not_recorded"]) == (3, 1)
+    found = [list(Reader(path).messages()) for path in (run_dir / "new").iterdir()]
+    assert [len(messages) for messages in found] == [1, 1, 1]
 
 
 def test_what_a_tap_was_asked_for_does_not_pile_up(run_dir: Path) -> None:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import os
+import shutil
 import tempfile
 import time
+from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 from typing import Final
 
@@ -15,6 +20,12 @@ from ..stream.clock import wall_offset_ns
 from .shell import Shell
 
 IDLE_S = 0.05  # with the writer's flush period: at most 0.25 s are lost at a SIGKILL
+
+#: A file's index takes 10 MB of memory an hour, until it is closed.
+FILE_S: Final = 3600.0
+#: A full disk is looked at again after so long, and has room when so much is free.
+ROOM_S: Final = 10.0
+ROOM_BYTES: Final = 1 << 24
 
 #: A disk that is full may have room again: no fault of the path.
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT)
@@ -40,47 +51,93 @@ def check_path(path: Path) -> None:
 
 
 class RecorderShell(Shell):
-    """Everything that the gateway passes on, into one file a start (the name gets the date).
+    """Everything that the gateway passes on, into files of an hour each (their names get the date).
 
-    Raises ConfigError for a path that can never be written, OSError for one that cannot now."""
+    Raises ConfigError for a path that can never be written, OSError for one that cannot now. While
+    the disk is full nothing is recorded, which is told and counted; it goes on when there is room.
+    """
 
     def __init__(self, run_dir: Path, path: Path) -> None:
         super().__init__("recorder", run_dir)
         check_path(path)
-        dated = path.with_name(f"{path.stem}-{time.strftime('%Y%m%d-%H%M%S')}.mcap")
-        dated.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            self.writer = Writer(dated, source="hgr run")
-        except RecordingError as error:
-            raise OSError(str(error)) from None
-        self._wall_ns = wall_offset_ns()
+        self._path = path
+        self._writer: Writer | None = None
+        self._next_s = 0.0  # when the next file is begun
+        self._wall_ns = 0
         self.stream = Stream([""], self.info.public, idle_s=IDLE_S)
-        self.message = f"recording to {dated}"
-        self.log.info("%s", self.message)
 
     def turn(self, timeout_s: float) -> None:
         end_s = time.monotonic() + timeout_s
         for received in self.stream:
-            if received is not None:
-                self._record(received)
             now_s = time.monotonic()
-            self.writer.tick(now_s)
+            with self._full_disk_told(now_s):
+                if now_s >= self._next_s:
+                    self._begin(now_s)
+                if received is not None:
+                    self._record(received)
+                if self._writer is not None:
+                    self._writer.tick(now_s)
             if now_s >= end_s or self.stopping():
                 return
 
+    @contextlib.contextmanager
+    def _full_disk_told(self, now_s: float) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in _FULL:
+                raise
+            self._next_s = now_s + ROOM_S
+            with contextlib.suppress(OSError):
+                self._end()
+            text = f"{self._path.parent}: {error.strerror}; recording goes on when there is room"
+            if self.message != text:
+                self.log.warning("%s", text)
+            self.send_status("degraded", text)
+
+    def _begin(self, now_s: float) -> None:
+        """End the file and begin the next."""
+        self._end()
+        folder = self._path.parent
+        folder.mkdir(parents=True, exist_ok=True)
+        if shutil.disk_usage(folder).free < ROOM_BYTES:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        date = time.strftime("%Y%m%d-%H%M%S")  # comes again when the clock is set back
+        names = (f"{self._path.stem}-{date}{n or ''}.mcap" for n in count(0, -1))
+        dated = next(p for name in names if not (p := folder / name).exists())
+        try:
+            self._writer = Writer(dated, source="hgr run")
+        except RecordingError as error:
+            raise OSError(str(error)) from None
+        self._next_s = now_s + FILE_S
+        self._wall_ns = wall_offset_ns()
+        text = f"recording to {dated}"
+        self.log.info("%s", text)
+        self.send_status("up", text)
+
+    def _end(self) -> None:
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            writer.close()
+
     def _record(self, received: Received) -> None:
+        if self._writer is None:
+            self.counts["not_recorded"] += 1
+            return
         log_ns = self._wall_ns + time.monotonic_ns()
-        self.writer.record(received.topic, received.payload, log_ns)
+        self._writer.record(received.topic, received.payload, log_ns)
         self.counts["messages"] += 1
 
     def beat(self) -> None:
         self.counts["lost"] = self.stream.lost
-        self.gauges = {"megabytes": self.writer.bytes_written / 1e6}
+        written = self._writer.bytes_written if self._writer is not None else 0
+        self.gauges = {"megabytes": written / 1e6}
 
     def finish(self) -> None:
-        for received in self.stream:  # what has come already is written
-            if received is None:
-                break
-            self._record(received)
+        with self._full_disk_told(time.monotonic()):
+            for received in self.stream:  # what has come already is written
+                if received is None:
+                    break
+                self._record(received)
+            self._end()
         self.stream.close()
-        self.writer.close()
