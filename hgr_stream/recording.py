@@ -390,7 +390,7 @@ class Reader:
                 self._note(f"damaged inside ({_named(error)}); read without its index")
         # Without the index the messages come in file order, which a recorder keeps nearly always;
         # only otherwise are they held in memory to be sorted.
-        times = [message.log_time for _, _, message in self._scan(prefixes)]
+        times = (message.log_time for _, _, message in self._scan(prefixes))
         if all(a <= b for a, b in pairwise(times)):
             yield from islice(self._scan(prefixes), given, None)
         else:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 import time
+import tracemalloc
 from pathlib import Path
 
 import msgpack
@@ -261,6 +262,20 @@ def test_a_kill_costs_a_quarter_of_a_second(tmp_path: Path) -> None:
     whole = Reader(tmp_path / "whole.mcap")
     assert whole.indexed
     assert list(whole.messages()) == got
+
+
+def test_a_long_recording_that_was_cut_is_not_held_in_memory(tmp_path: Path) -> None:
+    writer = Writer(tmp_path / "cut.mcap")
+    for i in range(10_000):
+        writer.write("frame/leap", b"", 10**18 + i, 0)
+        if i % 100 == 99:
+            writer.flush()
+    tracemalloc.start()
+    assert sum(1 for _ in Reader(writer.path).messages()) == 10_000
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    writer.close()
+    assert peak < 250_000  # their times alone would take 400,000
 
 
 @settings(
