@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from packaging.requirements import Requirement
 
 from tests.conftest import ROOT
 
@@ -50,6 +51,13 @@ def project() -> dict[str, Any]:
 def declared() -> set[str]:
     lists = [project()["dependencies"], *project()["optional-dependencies"].values()]
     return {re.split(r"[\[<>=;~! ]", line)[0] for lines in lists for line in lines}
+
+
+def test_what_pyzmq_needs_for_asyncio_on_windows_is_declared() -> None:
+    asked = [Requirement(line) for line in project()["dependencies"]]
+    there = [r.name for r in asked if r.marker and r.marker.evaluate({"sys_platform": "win32"})]
+    here = [r.name for r in asked if r.marker and r.marker.evaluate({"sys_platform": "linux"})]
+    assert (there, here) == (["tornado"], [])
 
 
 def test_every_package_that_is_imported_is_declared() -> None:
