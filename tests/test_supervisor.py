@@ -100,3 +100,10 @@ def test_status_takes_nobody_for_up_who_was_not_heard_lately(
     told = [("status/worker", encode(row))]
     monkeypatch.setattr("hgr_stream.cli.daemon.snapshot", lambda *_: told)
     assert CliRunner().invoke(hgr_status, ["--json"]).exit_code == code
+
+
+def test_statuses_that_cannot_be_read_do_not_fill_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    supervisor = Supervisor(config.Config())
+    for _ in range(1000):
+        supervisor._status(b"\xc1")
+    assert len(caplog.records) == 4  # the 1st, 10th, 100th and 1000th

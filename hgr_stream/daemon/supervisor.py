@@ -29,6 +29,7 @@ from ..config import Config, has_ipc, run_dir
 from ..messages import MessageError, Status, decode, encode
 from ..recognition.bundle import ModelError, read_metadata, resolve
 from ..recognition.choice import settings
+from ..segmentation import worth_telling
 from ..stream import topics
 from ..stream.bus import (
     DAEMON_FILE,
@@ -91,6 +92,7 @@ class Supervisor:
         settings(self.metadata, config.recognition, self.metadata.decoder)  # or a clear refusal
         self._stop = False
         self._told_ready = False
+        self._refused = 0  # statuses
         self._clock = Watch(time.monotonic())
         self._now_s = 0.0  # by that clock, at this turn
         self._guests: dict[str, tuple[float, Status]] = {}  # drivers beside us: when heard, what
@@ -287,7 +289,9 @@ class Supervisor:
         try:
             status = decode(Status, data)
         except MessageError as error:
-            self.log.warning("refused a status: %s", error)
+            self._refused += 1
+            if worth_telling(self._refused):
+                self.log.warning("refused a status: %s", error)
             return
         child = self.children.get(status.stage)
         if child is not None and child.popen is not None and child.popen.pid == status.pid:
@@ -347,7 +351,10 @@ class Supervisor:
             host_ns=time.monotonic_ns(),
             wall_ns=time.time_ns(),
             pid=os.getpid(),
-            counts={"restarts": sum(c.keeper.restarts for c in self.children.values())},
+            counts={
+                "restarts": sum(c.keeper.restarts for c in self.children.values()),
+                "malformed": self._refused,
+            },
             message="; ".join(filter(None, (f"model {self.metadata.name}", fault))),
         )
         self.outlet.tell(topics.of(status), encode(status))
