@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -17,8 +18,9 @@ from hgr_stream import config
 from hgr_stream.cli.daemon import status as hgr_status
 from hgr_stream.cli.demo import free_port
 from hgr_stream.daemon import supervisor as module
+from hgr_stream.daemon.keeper import Keeper
 from hgr_stream.daemon.processes import Process
-from hgr_stream.daemon.supervisor import Supervisor
+from hgr_stream.daemon.supervisor import Child, Supervisor
 from hgr_stream.messages import Status, decode, encode
 from tests.daemon_process import wait_until
 
@@ -107,3 +109,31 @@ def test_statuses_that_cannot_be_read_do_not_fill_the_log(caplog: pytest.LogCapt
     for _ in range(1000):
         supervisor._status(b"\xc1")
     assert len(caplog.records) == 4  # the 1st, 10th, 100th and 1000th
+
+
+class Undying:
+    """A process that hangs in the system itself: killed, and still there."""
+
+    kills = 0
+
+    def poll(self) -> None:
+        return None
+
+    def kill(self) -> None:
+        self.kills += 1
+
+    def wait(self, timeout: float | None = None) -> int:
+        assert timeout is not None, "waits for ever"
+        raise subprocess.TimeoutExpired("undying", timeout)
+
+
+def test_a_process_that_cannot_be_killed_holds_nobody_up() -> None:
+    supervisor, keeper, popen = Supervisor(config.Config()), Keeper(config.Supervisor()), Undying()
+    child = Child(Process("driver.x", ()), keeper)
+    child.popen = popen  # type: ignore[assignment]
+    keeper.started(0.0)
+    keeper.beat(0.0, ready=True)
+    for now_s in range(12):
+        supervisor._tend(child, now_s + 0.1)
+    assert popen.kills == 2  # at each time limit
+    assert not supervisor._wait(child, 0.0)

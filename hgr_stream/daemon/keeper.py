@@ -58,16 +58,17 @@ class Keeper:
     _falls_s: deque[float] = field(default_factory=deque)
 
     def due(self, now_s: float) -> Action | None:
-        """What is to be done now."""
+        """What is to be done now; "kill" again after as long, if it has no effect."""
         if self.state == "waiting" and now_s >= self.start_at_s:
             return "start"
         if self.state == "starting" and now_s - self._heard_s > self.options.start_timeout_s:
             self.reason = f"not ready after {self.options.start_timeout_s:g} s"
-            return "kill"
-        if self.state == "up" and now_s - self._heard_s > self.options.heartbeat_timeout_s:
+        elif self.state == "up" and now_s - self._heard_s > self.options.heartbeat_timeout_s:
             self.reason = f"silent for {self.options.heartbeat_timeout_s:g} s"
-            return "kill"
-        return None
+        else:
+            return None
+        self._heard_s = now_s
+        return "kill"
 
     def started(self, now_s: float) -> None:
         self.state, self._heard_s = "starting", now_s

@@ -54,6 +54,7 @@ from .shell import decode_request, error_line
 DRIVER = "driver."  # so begin the stages of drivers, those beside us (a replay) too
 POLL_S = 0.1
 STOP_S = 1.6  # all processes together; what is not gone by then is killed
+KILL_S = 1.0  # the system takes no longer to end one that was killed, if it can
 _OWN_GROUP: dict[str, Any] = (
     {"creationflags": 0x200}  # CREATE_NEW_PROCESS_GROUP, named on Windows alone
     if sys.platform == "win32"
@@ -230,8 +231,7 @@ class Supervisor:
             case "kill":
                 self.log.warning("%s: %s; killing it", stage, keeper.reason)
                 assert child.popen is not None
-                child.popen.kill()
-                child.popen.wait()
+                child.popen.kill()  # one that hangs in the system itself may be slow to go
 
     def _start(self, process: Process) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
@@ -450,7 +450,8 @@ class Supervisor:
         except subprocess.TimeoutExpired:
             self.log.warning("%s did not end in time; killing it", child.process.stage)
             child.popen.kill()
-            child.popen.wait()
+            with contextlib.suppress(subprocess.TimeoutExpired):  # it may hang in the system itself
+                child.popen.wait(KILL_S)
             return False
         return True
 
