@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import runpy
+import time
+
 import numpy as np
 import pytest
 
+import hgr_stream.stream.clock
 from hgr_stream.stream.clock import ClockMap, PaceJudge
 
 S = 1_000_000_000
@@ -185,3 +189,11 @@ BURSTS = HOST[(np.arange(600) // 24 * 24 + 23).clip(max=599)] + np.arange(600) *
 )
 def test_pauses_bursts_jumps_and_other_speeds_are_no_fault_of_the_clock(device, host) -> None:
     assert judged(device, host, 1) == []
+
+
+def test_stamps_on_windows_are_fine_enough_for_any_sensor(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.platform", "win32")
+    found = runpy.run_path(
+        hgr_stream.stream.clock.__file__, run_name=hgr_stream.stream.clock.__name__
+    )
+    assert found["monotonic_ns"] is time.perf_counter_ns

@@ -23,7 +23,7 @@ from hgr_stream.daemon.shell import Shell, error_line, set_up_logging
 from hgr_stream.messages import Frame, Hand, Truth, encode, joint_bytes
 from hgr_stream.stream import topics
 from hgr_stream.stream.bus import BusError, Outlet
-from hgr_stream.stream.clock import ClockMap, PaceJudge
+from hgr_stream.stream.clock import ClockMap, PaceJudge, monotonic_ns
 
 from .base import DeviceError, Driver, EndOfStream, Sample, kind_of
 from .registry import configured
@@ -251,7 +251,7 @@ class Runner(Shell):
             self._last_error = ""
             self.state, self.message = "up", ""
         self.backoff.succeeded()
-        now_ns = time.monotonic_ns()
+        now_ns = monotonic_ns()
         self._judge(sample, now_ns)
         # A file's frames are all published, however fast or slowly it is read.
         if not self.driver.lossless and self.thinner.skips(sample, now_ns):
@@ -279,7 +279,7 @@ class Runner(Shell):
         self.send_status("degraded" if text else "up", text)
 
     def _end(self) -> None:
-        for frame in self.stamper.ends(time.monotonic_ns(), time.time_ns()):
+        for frame in self.stamper.ends(monotonic_ns(), time.time_ns()):
             self.outlet.send(topics.of(frame), encode(frame), lossless=True)
         self.ended = True
         self.stop()

@@ -24,6 +24,7 @@ from ..config import (
 )
 from ..messages import Status, decode
 from ..stream.bus import BusError, read_daemon_file
+from ..stream.clock import monotonic_ns
 
 F = TypeVar("F", bound=Callable[..., Any])
 #: Each stage is heard every second, through the supervisor; one that is not for so long may hang.
@@ -216,7 +217,7 @@ def status(connect: str | None, as_json: bool) -> None:
     """
     rows = [decode(Status, payload) for _, payload in snapshot(connect, "status/")]
     rows.sort(key=lambda row: row.stage)
-    now_ns = time.monotonic_ns()  # not the wall clock, which may be set
+    now_ns = monotonic_ns()  # not the wall clock, which may be set
     ages_s = {row.stage: (now_ns - row.host_ns) / 1e9 for row in rows}
     bad = [
         row.stage

@@ -21,6 +21,7 @@ import click
 from ..client import Received, Stream
 from ..messages import Event, Frame, MessageError, Status, Truth
 from ..skeleton import PALM, Float32
+from ..stream.clock import monotonic_ns
 from .numbers import Number
 
 if TYPE_CHECKING:
@@ -251,7 +252,7 @@ def watch(stream: Stream, process: subprocess.Popen[bytes], score: Score, *, qui
             now_s = time.monotonic()
             if received is not None:
                 message = _message(received)
-                score.take(message, time.monotonic_ns())
+                score.take(message, monotonic_ns())
                 score.lost = stream.lost
                 if isinstance(message, Status) and message.state == "gave-up":
                     # One that was started again and again has told its reason in the log alone.
@@ -374,7 +375,7 @@ class Live(Silent):
         age_ms = 0.0
         canvas = Canvas(34, 15, (0.0, 0.0), 0.45)
         if self._frame is not None:
-            age_ms = (time.monotonic_ns() - self._frame.sent_ns) / 1e6
+            age_ms = (monotonic_ns() - self._frame.sent_ns) / 1e6
             for hand in self._frame.hands[:1]:
                 joints = hand.array().copy()
                 if self._home is None:  # where the palm was first seen: the picture's middle

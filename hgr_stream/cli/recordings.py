@@ -19,7 +19,7 @@ import msgspec
 from ..datasets.convert import SOURCES
 from ..recording import RecordingError, Writer
 from ..recording_info import DeviceInfo, Info
-from ..stream.clock import wall_offset_ns
+from ..stream.clock import monotonic_ns, wall_offset_ns
 from .daemon import checked_name, connect_option, daemon_option
 from .numbers import SECONDS, Number
 
@@ -136,7 +136,7 @@ def _record(stream: Stream, writer: Writer, duration_s: float | None) -> None:
     progress = Progress()
     try:
         for received in stream:
-            now_ns = time.monotonic_ns()
+            now_ns = monotonic_ns()
             now_s = now_ns / 1e9
             if received is not None:
                 writer.record(received.topic, received.payload, wall_ns + now_ns)

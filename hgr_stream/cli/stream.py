@@ -15,6 +15,7 @@ import msgspec
 
 from ..client import ClientError, Received, Stream, ping, subscribe
 from ..messages import Event, Frame, MessageError, Status, Window, decode
+from ..stream.clock import monotonic_ns
 from .daemon import connect_option, snapshot
 from .numbers import PATIENCE, SECONDS
 
@@ -211,9 +212,9 @@ def age_s(received: Received) -> float | None:
     with contextlib.suppress(MessageError):
         message = received.message()
         if isinstance(message, Frame):
-            return (time.monotonic_ns() - message.sent_ns) / 1e9
+            return (monotonic_ns() - message.sent_ns) / 1e9
         if isinstance(message, Window | Event) and message.frame_sent_ns:
-            return (time.monotonic_ns() - message.frame_sent_ns) / 1e9
+            return (monotonic_ns() - message.frame_sent_ns) / 1e9
     return None
 
 

@@ -16,7 +16,7 @@ from typing import Final
 from ..client import Received, Stream
 from ..config import ConfigError
 from ..recording import RecordingError, Writer
-from ..stream.clock import wall_offset_ns
+from ..stream.clock import monotonic_ns, wall_offset_ns
 from .shell import Shell
 
 IDLE_S = 0.05  # with the writer's flush period: at most 0.25 s are lost at a SIGKILL
@@ -124,7 +124,7 @@ class RecorderShell(Shell):
         if self._writer is None:
             self.counts["not_recorded"] += 1
             return
-        log_ns = self._wall_ns + time.monotonic_ns()
+        log_ns = self._wall_ns + monotonic_ns()
         self._writer.record(received.topic, received.payload, log_ns)
         self.counts["messages"] += 1
 

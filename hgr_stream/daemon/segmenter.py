@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import zmq
@@ -12,6 +11,7 @@ from ..messages import Frame, MessageError, Window, decode, encode
 from ..segmentation import Segmenter, WindowSpec
 from ..stream import topics
 from ..stream.bus import Inlet, Outlet
+from ..stream.clock import monotonic_ns
 from .shell import Shell
 
 #: A live device silent for this long beyond the longest bridged gap has no hands any more.
@@ -41,7 +41,7 @@ class SegmenterShell(Shell):
         except MessageError as error:
             self.refuse(error)
             return
-        now_ns = time.monotonic_ns()
+        now_ns = monotonic_ns()
         self._heard_ns[frame.device] = now_ns
         self._age_ns = now_ns - frame.sent_ns
         self._send(self.segmenter.push(frame, now_ns))
@@ -56,7 +56,7 @@ class SegmenterShell(Shell):
         self.segmenter.notices.clear()
 
     def beat(self) -> None:
-        now_ns = time.monotonic_ns()
+        now_ns = monotonic_ns()
         for device, heard_ns in list(self._heard_ns.items()):
             if now_ns - heard_ns > self._silence_ns:
                 self._send(self.segmenter.flush(device))

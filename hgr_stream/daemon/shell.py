@@ -25,6 +25,7 @@ import zmq
 from ..messages import Status, encode
 from ..segmentation import worth_telling
 from ..stream.bus import DaemonInfo, read_daemon_file
+from ..stream.clock import monotonic_ns
 
 HEARTBEAT_S = 1.0
 #: So long after its supervisor let go of it a stage may still work off what it has.
@@ -134,7 +135,7 @@ class Shell(ABC):
             stage=self.stage,
             boot_id=self.boot_id,
             state=self.state,  # type: ignore[arg-type]
-            host_ns=time.monotonic_ns(),
+            host_ns=monotonic_ns(),
             wall_ns=time.time_ns(),
             pid=os.getpid(),
             counts=dict(self.counts),

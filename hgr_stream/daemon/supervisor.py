@@ -46,6 +46,7 @@ from ..stream.bus import (
     write_daemon_file,
     write_whole,
 )
+from ..stream.clock import monotonic_ns
 from .keeper import Keeper, Watch
 from .main import CONFIG_FILE
 from .processes import EXIT_FATAL, Process, processes
@@ -322,7 +323,7 @@ class Supervisor:
             stage=child.process.stage,
             boot_id=last.boot_id if last else self.boot_id,
             state=state,  # type: ignore[arg-type]
-            host_ns=time.monotonic_ns(),
+            host_ns=monotonic_ns(),
             wall_ns=time.time_ns(),
             counts={**(last.counts if last else {}), "restarts": child.keeper.restarts},
             message=message,
@@ -348,7 +349,7 @@ class Supervisor:
             stage="supervisor",
             boot_id=self.boot_id,
             state="degraded" if troubled else "starting" if starting else "up",
-            host_ns=time.monotonic_ns(),
+            host_ns=monotonic_ns(),
             wall_ns=time.time_ns(),
             pid=os.getpid(),
             counts={

@@ -20,6 +20,7 @@ from ..recognition import bundle as bundles
 from ..recognition.engine import Engine
 from ..stream import topics
 from ..stream.bus import Inlet, Outlet, bind
+from ..stream.clock import monotonic_ns
 from .shell import Shell, decode_request, error_line
 
 LOADING_POLL_S = 0.02
@@ -74,7 +75,7 @@ class WorkerShell(Shell):
         timeout_s = min(timeout_s, LOADING_POLL_S) if self._loading else timeout_s
         ready = dict(self.poller.poll(round(timeout_s * 1000)))
         windows = []
-        arrived_ns = time.monotonic_ns()
+        arrived_ns = monotonic_ns()
         for data in self.inlet.drain():
             try:
                 windows.append(decode(Window, data))
@@ -93,7 +94,7 @@ class WorkerShell(Shell):
                 else:
                     self._heard[window.device, window.hand] = (arrived_ns, window)
             if sent_ns := windows[-1].frame_sent_ns:  # an ended track names no frame
-                self._lag_ns = time.monotonic_ns() - sent_ns
+                self._lag_ns = monotonic_ns() - sent_ns
         if self.requests in ready:
             self._request()
         if self._loading and self._loading[2].done():
@@ -117,7 +118,7 @@ class WorkerShell(Shell):
     def _send(self, events: list[Event], arrived_ns: int = 0) -> None:
         for event in events:
             event.boot_id, event.seq = self.boot_id, self._seq
-            event.host_ns, event.wall_ns = time.monotonic_ns(), time.time_ns()
+            event.host_ns, event.wall_ns = monotonic_ns(), time.time_ns()
             event.worked_ns = event.host_ns - arrived_ns if arrived_ns else 0
             self._seq += 1
             self.counts[f"events_{event.kind}"] += 1
@@ -173,7 +174,7 @@ class WorkerShell(Shell):
 
     def beat(self) -> None:
         if hasattr(self, "engine"):  # it is still loading at the first beat
-            self.forget_silent(time.monotonic_ns())
+            self.forget_silent(monotonic_ns())
             self.counts["dropped_tap"] = self.outlet.counts["dropped_tap"]
             for name, count in self.engine.counts.items():  # lost, or lacking what the model needs
                 self.counts[name] = count

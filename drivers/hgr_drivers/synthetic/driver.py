@@ -18,6 +18,7 @@ from msgspec import Meta
 from numpy.typing import NDArray
 
 from hgr_stream.skeleton import Float32, Side
+from hgr_stream.stream.clock import monotonic_ns
 
 from ..base import DeviceError, Driver, EndOfStream, Found, HandSample, Options, Performed, Sample
 from .gestures import GESTURES
@@ -84,7 +85,7 @@ class SyntheticDriver(Driver[SyntheticOptions]):
         self,
         options: SyntheticOptions,
         *,
-        clock: Callable[[], int] = time.monotonic_ns,
+        clock: Callable[[], int] = monotonic_ns,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         super().__init__(options)
