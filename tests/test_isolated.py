@@ -13,11 +13,12 @@ import torch
 from click.testing import CliRunner
 
 from hgr_stream.cli import cli
-from hgr_stream.cli.train_isolated import first_of, train_isolated_command
+from hgr_stream.cli.train_isolated import train_isolated_command
 from hgr_stream.datasets.base import DatasetError
 from hgr_stream.datasets.gestures import (
     Gestures,
     divide,
+    first_of,
     fold_subjects,
     load_continuous,
     load_recordings,

@@ -16,6 +16,7 @@ from hgr_stream.recognition import bundle
 from hgr_stream.recognition.causal import CausalNet
 from hgr_stream.recognition.segments import SegmentVerifier
 from hgr_stream.training.draw import IGNORE, ChunkRule
+from hgr_stream.training.material import load_beside
 from hgr_stream.training.online import Schedule, train_network, train_verifier
 from hgr_stream.training.online_beside import BesideSet, WithHeads, draw_beside
 from hgr_stream.training.streams import labels_of, to_streams
@@ -54,6 +55,14 @@ def test_a_share_of_each_batch_is_drawn_from_every_set() -> None:
     assert [len(group) for group in drawn] == [5, 5]
     assert all(d is s.pool for s, g in zip(sets, drawn, strict=True) for d in g)
     assert draw_beside([], 32, lambda *_: None) == []
+
+
+def test_folders_of_one_kind_are_one_set(tmp_path: Path) -> None:
+    """``--also recordings=A --also recordings=B``: B alone was learnt."""
+    takes = [("recordings", write_takes(tmp_path / name, list(name))) for name in "ab"]
+    both = load_beside(takes, [])
+    alone = [load_beside([one], [])["recordings"] for one in takes]
+    assert len(both["recordings"]) == sum(map(len, alone))
 
 
 def test_each_set_is_learnt_by_its_own_head() -> None:

@@ -71,12 +71,6 @@ def divided(gestures: Gestures, split: Path) -> tuple[Gestures, list[str]]:
     return gestures.take(named), in_order(test)
 
 
-def first_of(notes: list[str], most: int = 5) -> list[str]:
-    """The first few notes, then how many more there are."""
-    more = len(notes) - most
-    return notes[:most] + ([f"and {more} more"] if more > 0 else [])
-
-
 def load_others(named: tuple[str, ...], rate_hz: float) -> list[Gestures]:
     """Data sets as ``shrec21=DIR`` that are learnt beside, recordings at ``rate_hz``; raises
     click.ClickException."""
@@ -314,6 +308,7 @@ def train_isolated_command(
         import torch
 
         from ..datasets.base import DatasetError
+        from ..datasets.gestures import first_of
         from ..recognition.bundle import ModelError
         from ..training.isolated import Outcome
         from ..training.isolated_folds import spread, train_folds

@@ -194,7 +194,9 @@ def train(
             [(dataset, root), *more], same=same, seed=seed, watch=status.update, tell=tell
         )
         beside = load_beside(also, sequences, seed=seed, watch=status.update, tell=tell)
-        others: dict[str, Any] = {n: load([(n, r)], seed=seed, tell=tell) for n, r in other}
+        others: dict[str, Any] = {}
+        for n, r in other:
+            others.setdefault(n, []).extend(load([(n, r)], seed=seed, tell=tell))
         for sequence in (q for group in others.values() for q in group):
             sequence.segments = [
                 replace(s, label=same.get(s.label, s.label)) for s in sequence.segments

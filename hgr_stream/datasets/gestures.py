@@ -161,6 +161,12 @@ class Gestures:
         return self
 
 
+def first_of(notes: list[str], most: int = 5) -> list[str]:
+    """The first few notes, then how many more there are."""
+    more = len(notes) - most
+    return notes[:most] + ([f"and {more} more"] if more > 0 else [])
+
+
 def load_shrec17(
     root: str | Path,
     classes: Classes = 28,

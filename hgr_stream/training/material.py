@@ -10,7 +10,7 @@ from typing import Final
 
 from ..datasets.base import DatasetError, HandSequence
 from ..datasets.convert import Recording
-from ..datasets.gestures import Gestures, load_recordings, load_shrec17
+from ..datasets.gestures import Gestures, first_of, load_recordings, load_shrec17
 from ..datasets.shrec21 import load_shrec21
 from ..datasets.shrec22 import load_shrec22
 from ..datasets.stream_frames import StreamFrames, truths_of
@@ -59,8 +59,7 @@ def load(
     idle = idle_clips(q for sequences in found.values() for q in sequences)
     for i, (name, root) in enumerate(sources):
         if name in ISOLATED:
-            watch(f"reading {name}")
-            gestures = ISOLATED[name](root)
+            gestures = _isolated(name, root, watch, tell)
             watch(f"splicing {name}: {len(gestures)} gestures")
             found[i] = splice(gestures, rule, idle=idle, seed=seed)
     known = {s.label for sequences in found.values() for q in sequences for s in q.segments}
@@ -78,6 +77,14 @@ def load(
             q.segments = [replace(s, label=same.get(s.label, s.label)) for s in q.segments]
             out.append(q)
     return out
+
+
+def _isolated(name: str, root: Path, watch: Tell, tell: Tell) -> Gestures:
+    watch(f"reading {name}")
+    gestures = ISOLATED[name](root)
+    for note in first_of(gestures.notes):
+        tell(note)
+    return gestures
 
 
 def _once(
@@ -106,14 +113,16 @@ def load_beside(
     tell: Tell = lambda _: None,
 ) -> dict[str, list[HandSequence]]:
     """Data sets by name that are learnt beside ``own``, whose idle stretches isolated gestures are
-    spliced with. Raises DatasetError."""
-    found = {}
+    spliced with; those of one name are one. Raises DatasetError."""
+    found: dict[str, list[HandSequence]] = {}
     for name, root in sources:
-        watch(f"reading {name}")
         if name in CONTINUOUS:
-            found[name] = CONTINUOUS[name](root, tell)
+            watch(f"reading {name}")
+            sequences = CONTINUOUS[name](root, tell)
         else:
-            found[name] = splice(ISOLATED[name](root), rule, idle=idle_clips(own), seed=seed)
+            gestures = _isolated(name, root, watch, tell)
+            sequences = splice(gestures, rule, idle=idle_clips(own), seed=seed)
+        found.setdefault(name, []).extend(sequences)
     return found
 
 
