@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,3 +24,10 @@ def shared_data() -> Path:
     if not path.is_dir():
         pytest.skip(f"needs the research recordings in {path} (see the README: data)")
     return path
+
+
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    """A folder for what makes sockets in folders of its own: their paths are 100 bytes at most."""
+    with tempfile.TemporaryDirectory(prefix="hgr-") as folder:
+        yield Path(folder)

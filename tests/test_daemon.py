@@ -577,7 +577,7 @@ def test_a_gesture_that_was_open_when_a_stage_died_is_told_as_over(
         f.lossless = stage == "gateway"  # a replay that pauses: the worker does not end it
     with feeding(daemon) as feeder:
         feeder.send(named(frames, device))
-        wait_until(lambda: collector.events, 5, "a begin")
+        wait_until(lambda: collector.events, 20, "a begin")
         os.kill(daemon.pid(stage), signal.SIGKILL)
         wait_until(
             lambda: collector.events[-1].kind in ("cancelled", "confirmed"), 20, "its ending"

@@ -21,11 +21,11 @@ from tests.daemon_process import HGR, wait_until
 DEMO = [*HGR, "demo", "--gestures", "LEFT"]
 
 
-def test_without_torch_it_ends_with_one_line_and_the_cure(tmp_path: Path) -> None:
-    (tmp_path / "torch.py").write_text("raise ImportError('no torch here')\n")
-    paths = [str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])]
+def test_without_torch_it_ends_with_one_line_and_the_cure(short_path: Path) -> None:
+    (short_path / "torch.py").write_text("raise ImportError('no torch here')\n")
+    paths = [str(short_path), *filter(None, [os.environ.get("PYTHONPATH")])]
     done = subprocess.run(
-        DEMO, env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "TMPDIR": str(tmp_path)},
+        DEMO, env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "TMPDIR": str(short_path)},
         capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert done.returncode == 1
@@ -61,12 +61,12 @@ def test_stages_that_are_heard_while_nothing_is_performed_are_not_waited_for_for
 
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has no such signals")
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGINT"])
-def test_a_signal_ends_it_with_its_daemon(tmp_path: Path, name: str) -> None:
+def test_a_signal_ends_it_with_its_daemon(short_path: Path, name: str) -> None:
     number = getattr(signal, name)
     # What is ignored here, as under nohup or in the background, it would ignore as well.
     before = signal.signal(number, signal.SIG_DFL)
     process = subprocess.Popen(
-        DEMO, env={**os.environ, "TMPDIR": str(tmp_path)},
+        DEMO, env={**os.environ, "TMPDIR": str(short_path)},
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     signal.signal(number, before)
@@ -83,7 +83,7 @@ def test_a_signal_ends_it_with_its_daemon(tmp_path: Path, name: str) -> None:
         assert process.wait(10) == 130  # as after Ctrl-C
         _, alive = psutil.wait_procs(all_of_them, 5)
         assert not alive
-        assert not list(tmp_path.glob("hgr-demo-*"))
+        assert not list(short_path.glob("hgr-demo-*"))
     finally:
         for left in [own, *all_of_them]:
             if left.is_running():
