@@ -10,13 +10,20 @@ import sys
 from pathlib import Path
 
 import click
+import msgspec
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
 import hgr_stream
 from hgr_stream.cli import COMMANDS, cli
 from hgr_stream.cli.numbers import Number
+from hgr_stream.cli.stream import plain
+from hgr_stream.client import Received
+from hgr_stream.messages import encode
 from hgr_stream.recording import Writer
+from hgr_stream.stream import topics
+from tests.hands import frame, hand_joints
 from tests.models import save_palm_model
 
 
@@ -219,3 +226,11 @@ def test_every_number_on_the_command_line_refuses_what_is_none() -> None:
             for parameter in command.params:
                 if isinstance(parameter.type, click.FloatRange | type(click.FLOAT)):
                     assert isinstance(parameter.type, Number), (name, parameter.name)
+
+
+def test_echo_is_json_whatever_a_driver_sends() -> None:
+    joints = hand_joints()
+    joints[3] = np.nan, np.inf, 0.12345678
+    sent = frame(0, 0, joints)
+    shown = plain(Received(topics.of(sent), encode(sent), 0))
+    assert msgspec.json.decode(shown)["hands"][0]["joints"][3] == [None, None, 0.1235]

@@ -12,9 +12,11 @@ from itertools import pairwise
 
 import click
 import msgspec
+import numpy as np
 
 from ..client import ClientError, Received, Stream, ping, subscribe
 from ..messages import Event, Frame, MessageError, Status, Window, decode
+from ..skeleton import Float32
 from ..stream.clock import monotonic_ns
 from .daemon import connect_option, snapshot
 from .numbers import PATIENCE, SECONDS
@@ -104,6 +106,13 @@ def line(event: Event) -> str:
     )
 
 
+def _numbers(joints: Float32) -> object:
+    """Joints as lists; what is no number is null, since JSON has no NaN."""
+    told = joints.astype(float).round(4).astype(object)
+    told[~np.isfinite(joints)] = None
+    return told.tolist()
+
+
 def plain(received: Received) -> str:
     """A message as one JSON line; joints as lists of millimetre-rounded metres."""
     message = received.message()
@@ -112,14 +121,14 @@ def plain(received: Received) -> str:
         return json.dumps({**fields, "bytes": len(received.payload)})
     fields.update(msgspec.to_builtins(message, builtin_types=(bytes,)))
     if isinstance(message, Window):
-        fields["joints"] = message.array().round(4).tolist() if message.joints else []
+        fields["joints"] = _numbers(message.array()) if message.joints else []
     if isinstance(message, Frame):
         fields["hands"] = [
             {
                 "id": hand.id,
                 "side": hand.side,
                 "confidence": hand.confidence,
-                "joints": hand.array().astype(float).round(4).tolist(),
+                "joints": _numbers(hand.array()),
             }
             for hand in message.hands
         ]
