@@ -21,7 +21,7 @@ from .shell import Shell
 
 IDLE_S = 0.05  # with the writer's flush period: at most 0.25 s are lost at a SIGKILL
 
-#: A file's index takes 10 MB of memory an hour, until it is closed.
+#: A file's index takes 10 to 30 MB of memory an hour, until it is closed.
 FILE_S: Final = 3600.0
 #: A full disk is looked at again after so long, and has room when so much is free.
 ROOM_S: Final = 10.0
