@@ -31,7 +31,10 @@ STREAM_SCORES = (
 )
 
 
-@click.group("model")
+@click.group(
+    "model",
+    epilog="\b\nExamples:\n  hgr model list\n  hgr model show leap\n  hgr model use my-model.pt\n",
+)
 def model_command() -> None:
     """Show models, or give the running daemon another one."""
 
