@@ -58,12 +58,12 @@ class Daemon:
         if start:
             self.start()
 
-    def start(self) -> None:
+    def start(self, told: str = "up: ") -> None:
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [*HGR, "run", str(self.config)], stdout=log, stderr=log, env=self.env
             )
-        wait_until(lambda: self.ended() or "up: " in self.text(), 40, "the start of the daemon")
+        wait_until(lambda: self.ended() or told in self.text(), 40, "the start of the daemon")
         assert not self.ended(), self.text()
 
     def ended(self) -> bool:

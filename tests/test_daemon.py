@@ -702,6 +702,24 @@ def test_a_recording_path_that_cannot_be_written_is_told_once_with_its_cure(
         daemon.stop()
 
 
+def test_a_daemon_that_cannot_recognise_is_not_told_as_up(tmp_path: Path, model: Path) -> None:
+    (tmp_path / "torch.py").write_text("raise ImportError('no torch here')\n")
+    daemon = Daemon(tmp_path, CONFIG.format(model=model), start=False)
+    paths = [str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])]
+    daemon.env["PYTHONPATH"] = os.pathsep.join(paths)
+    try:
+        daemon.start("palm.pt needs torch to run: pip install 'hgr-stream[inference]'; gave it up")
+        wait_until(
+            lambda: (s := daemon.status().get("supervisor")) and s.state == "degraded",
+            10,
+            "its state",
+        )
+        assert "driver.idle" not in daemon.told  # it would feed nobody
+        assert "up: " not in daemon.text()
+    finally:
+        daemon.stop()
+
+
 def test_a_recording_is_tried_where_it_may_be_written_later(tmp_path: Path) -> None:
     check_path(tmp_path / "new" / "folder" / "x.mcap")
     assert not (tmp_path / "new").exists()

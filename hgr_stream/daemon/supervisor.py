@@ -273,7 +273,7 @@ class Supervisor:
         status = child.status
         if code != EXIT_FATAL or status is None or child.popen is None:
             return ""
-        ended = status.pid == child.popen.pid and status.state in ("degraded", "stopped")
+        ended = status.pid == child.popen.pid and status.state in ("down", "degraded", "stopped")
         return status.message if ended else ""
 
     def _forget(self, child: Child) -> None:
@@ -297,7 +297,7 @@ class Supervisor:
         child = self.children.get(status.stage)
         if child is not None and child.popen is not None and child.popen.pid == status.pid:
             child.status = status
-            child.keeper.beat(self._now_s, ready=status.state != "starting")
+            child.keeper.beat(self._now_s, ready=status.state not in ("starting", "down"))
             status.counts["restarts"] = child.keeper.restarts
         elif status.stage.startswith(DRIVER):
             self._guests[status.stage] = (self._now_s, status)

@@ -44,7 +44,7 @@ class WorkerShell(Shell):
         try:
             self.engine = Engine(bundles.load(bundles.resolve(model), threads), asked=asked)
         except bundles.ModelError as error:
-            self.send_status("degraded", error_line(error))
+            self.send_status("down", error_line(error))
             self.close()
             raise
         # What is loaded now stays: the collector need not walk through it while hands move.
