@@ -229,8 +229,8 @@ def _wag(axis: Vector, amplitude_deg: float, cycles: int) -> Path:
 
 
 # ------------------------------------------------------------------------------------- gestures
-def _pose(label: str, posture: Posture) -> Gesture:
-    return Gesture(label, posture, (Stroke(2.6, posture),), settle_s=0.0, hold_s=0.0)
+def _pose(label: str, posture: Posture, hold_s: float = 2.6) -> Gesture:
+    return Gesture(label, posture, (Stroke(hold_s, posture),), settle_s=0.0, hold_s=0.0)
 
 
 _TWO: Final = Posture(

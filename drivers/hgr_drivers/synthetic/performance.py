@@ -69,8 +69,8 @@ def minimum_jerk(u: Float) -> Float:
 class Performance:
     """``labels`` performed in order, ``pause_s`` of rest between (drawn from 0.8 to 1.25 of it).
 
-    ``variation`` scales how much repetitions differ (0: all alike). Raises ValueError for an
-    unknown label.
+    ``variation`` scales how much repetitions differ (0: all alike). ``home_m`` is where the palm
+    rests. Raises ValueError for an unknown label.
     """
 
     def __init__(
@@ -80,16 +80,18 @@ class Performance:
         *,
         pause_s: float = 2.0,
         variation: float = 1.0,
+        shape: HandShape | None = None,
+        home_m: tuple[float, float, float] = HOME_M,
     ) -> None:
         unknown = sorted(set(labels) - set(GESTURES))
         if unknown:
             raise ValueError(f"unknown gesture {unknown[0]!r}; known: {', '.join(GESTURES)}")
         rng = np.random.default_rng(seed)
-        self.shape = HandShape.random(rng)
+        self.shape = shape or HandShape.random(rng)
         self.acts: list[Act] = []
         self._rng = rng
         self._variation = variation
-        self._home = np.array(HOME_M)
+        self._home = np.array(home_m)
         self._moves: list[_Move] = []
         self._now = 0.0
         self._state = first = self._rest()
