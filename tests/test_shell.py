@@ -59,7 +59,7 @@ Hung("hung", Path(sys.argv[1])).run()
 
 def test_a_stage_that_hangs_does_not_outlive_its_supervisor(tmp_path: Path) -> None:
     sockets = private_sockets(tmp_path)
-    write_daemon_file(tmp_path, DaemonInfo(1, "test", "0", "", sockets, [], "", 0))
+    write_daemon_file(tmp_path, DaemonInfo(1, "test", "0", "", sockets, [], ""))
     with subprocess.Popen(
         [sys.executable, "-c", HUNG, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as stage:
