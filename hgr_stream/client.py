@@ -493,7 +493,10 @@ async def subscribe_async(
     hand: str | None = None,
     timeout_s: float | None = None,
 ) -> AsyncIterator[Event]:
-    """``subscribe`` for asyncio: ``async for event in hgr_stream.subscribe_async(): ...``"""
+    """``subscribe`` for asyncio: ``async for event in hgr_stream.subscribe_async(): ...``
+
+    It ends with its task, or by ``aclose``; what it lost is not told, only what ended so.
+    """
     public = endpoint or default_endpoint()
     prefix = _prefix(device, hand)
     reception = Reception()

@@ -8,8 +8,10 @@ Wire, for any ZeroMQ SUB socket in any language, on ``tcp://HOST:PORT``: three p
 
 n counts the messages ever sent on exactly this topic, from 1. Whoever subscribes to a prefix sees
 every n of each topic under it: a step over a number is a loss, at this subscriber, whatever its
-filter (``client`` counts them). A subscriber that is slow or stalled fills its own queue
-(``[gateway] queue``), loses what does not fit, and is felt by nobody else.
+filter (``client`` counts them). Times are whole nanoseconds, of 64 bits: in JavaScript decode them
+as BigInt (``useBigInt64`` of @msgpack/msgpack), or they are rounded. A subscriber that is slow or
+stalled fills its own queue (``[gateway] queue``), loses what does not fit, and is felt by nobody
+else.
 
 Requests, a MessagePack map to a ROUTER on ``PORT + 1``: {"op": "ping"}, and {"op": "snapshot",
 "prefix": P} for the present state: the last status of each stage, every gesture that has begun
