@@ -27,6 +27,7 @@ from hgr_stream.training.draw import IGNORE, ChunkRule, Pool, annotate, draw_chu
 from hgr_stream.training.learnt import unlearnt
 from hgr_stream.training.metrics import Span, matches, pair, score
 from hgr_stream.training.streams import (
+    Mark,
     Stream,
     distorted,
     labels_of,
@@ -150,6 +151,19 @@ def test_the_split_is_of_whole_sequences_and_keeps_the_classes():
     assert {m.label for s in outside for m in s.marks} == {1, 2}
     again = split(streams, 0.2, 0)[1]
     assert [s.name for s in outside] == [s.name for s in again]
+
+
+def test_who_alone_performs_a_gesture_is_not_held_out():
+    def stream(name, *labels):
+        marks = tuple(Mark(label, 3.0 * i, 3.0 * i + 1) for i, label in enumerate(labels))
+        return Stream(name, np.zeros((2, 22, 3), np.float32), np.array([0.0, 60.0]), marks, name)
+
+    alone = [stream(str(k), k, k, k) for k in range(1, 6)]  # a recording for each gesture
+    for seed in range(4):
+        assert split(alone, 0.2, seed) == (alone, [])
+        inside, outside = split([*alone[1:], stream("a", 1), stream("b", 1, 1)], 0.2, seed)
+        assert {m.label for s in inside for m in s.marks} == {1, 2, 3, 4, 5}
+        assert [s.name for s in outside] in (["a"], ["b"])
 
 
 def test_resampling_is_the_line_between_frames():

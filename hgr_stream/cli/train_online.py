@@ -209,8 +209,8 @@ def train(
         provenance["beside"] = ", ".join(f"{n}: {len(q)} sequences" for n, q in beside.items())
     if bundle is None and held_out and not splits(sequences, held_out, seed):
         tell(
-            "warning: nothing can be held out: all gestures come from one recording, or person. "
-            "The model gets no scores, and untuned settings: record a second one"
+            "warning: nothing can be held out: each recording, or person, performs gestures that "
+            "no other does. The model gets no scores, and untuned settings: record more of each"
         )
     recipe = Recipe(
         name=name or output.stem,

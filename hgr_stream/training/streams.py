@@ -89,8 +89,8 @@ def split(
 
     Groups are taken greedily: the next one is that which brings the held-out counts of all classes
     nearest to ``held_out`` of their total. Groups without gestures are shared out apart from the
-    others, at random: no settings can be chosen on them alone. Of a single group with gestures
-    nothing is held out.
+    others, at random: no settings can be chosen on them alone. A group that alone performs some
+    gesture is not held out, so that every gesture is learnt; nor is a single one.
     """
     if held_out <= 0:
         return list(streams), []
@@ -111,10 +111,16 @@ def split(
     chosen: list[int] = []
     have = np.zeros(classes)
     for _ in range(max(round(held_out * len(told)), 1)):
-        left = rng.permutation([k for k in told if k not in chosen])
+        rest = counts.sum(0) - have
+        able = [k for k in told if k not in chosen and (rest - counts[k])[rest > 0].all()]
+        if not able:
+            break
+        left = rng.permutation(able)
         best = min(left, key=lambda k: float(((have + counts[k] - wanted) ** 2).sum()))
         chosen.append(int(best))
         have += counts[best]
+    if not chosen:
+        return list(streams), []
     silent = rng.permutation(np.flatnonzero(~counts.any(1)))
     chosen += silent[: round(held_out * len(silent))].tolist()
     out = {i for k in chosen for i in groups[k]}
