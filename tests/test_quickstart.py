@@ -23,6 +23,7 @@ def test_the_notebook_runs(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     outputs = [o for cell in notebook.cells for o in cell.get("outputs", [])]
     text = "".join(o.get("text", "") for o in outputs)
     assert "classes: ['CIRCLE', 'GRAB', 'LEFT', 'OK', 'V']" in text
+    assert "epoch 12 of 12" in text
     assert "streaming at 30.0 Hz" in text
     told = ast.literal_eval(text.strip().splitlines()[-1])
     assert told["right"] >= 20, "of the unseen person's 25, in the stream"
