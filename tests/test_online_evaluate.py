@@ -327,6 +327,9 @@ def test_the_commands_on_recordings_of_ones_own(tmp_path: Path) -> None:
     assert run(judge_command, *judge, "--picture", str(picture), "--timeline", "z").output.endswith(
         "no recording is called 'z'; there are a, b, c\n"
     )
+    odd = run(judge_command, "--online", "--root", str(folder / "a.mcap"), "--picture", "b.pngg")
+    assert odd.exit_code == 1
+    assert "Error: b.pngg: Format 'pngg' is not supported" in odd.output
     keys = "detection_rate false_positives jaccard delay precision recall f1 false_per_hour"
     keys += " edit_accuracy time_to_detect commit_lag_ms calibration_error per_class"
     for key in keys.split():

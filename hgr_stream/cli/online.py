@@ -213,6 +213,8 @@ def evaluate_online_command(
                 draw(bundle, chosen[0][0], chosen[0][1], picture)
             except OSError as error:
                 raise click.ClickException(f"{picture}: {error.strerror or error}") from None
+            except ValueError as error:  # an ending that matplotlib does not know
+                raise click.ClickException(f"{picture}: {error}") from None
             except ImportError:
                 raise click.ClickException(
                     "a picture needs matplotlib: pip install 'hgr-stream[train]'"
