@@ -317,6 +317,8 @@ def test_outputs_that_do_not_match_are_refused(tmp_path, pair):
         bundle.save(torch.jit.script(Windowed(7)), windowed, tmp_path / "w.pt")
     with pytest.raises(ModelError, match="logits has shape"):
         bundle.save(causal.export(*pair), metadata(labels=["A", "B"]), tmp_path / "s.pt")
+    with pytest.raises(ModelError, match=r"no folder/x\.pt: cannot be written"):
+        bundle.save(causal.export(*pair), metadata(), tmp_path / "no folder" / "x.pt")
     with pytest.raises(ModelError, match="does not run as a streaming model"):
         bundle.save(torch.jit.script(Windowed(4)), metadata(), tmp_path / "k.pt")
     dated = metadata(kind="windowed", size=10, hop=5, refine_margin_s=0.2)

@@ -7,7 +7,9 @@ unpickled but what TorchScript's own loader reads.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.resources
+import io
 import math
 import os
 import zipfile
@@ -129,7 +131,8 @@ def _fault(m: Metadata) -> str:
 
 
 def save(module: Any, metadata: Metadata, path: str | Path) -> None:
-    """Write a scripted module and its metadata as one file; raises ModelError if they clash."""
+    """Write a scripted module and its metadata as one file; raises ModelError if they clash, or the
+    file cannot be written."""
     import torch
 
     fault = _fault(metadata)
@@ -138,13 +141,18 @@ def save(module: Any, metadata: Metadata, path: str | Path) -> None:
     path = Path(path)
     _examine(module, metadata, path)
     text = msgspec.json.format(msgspec.json.encode(metadata), indent=1)
+    data = io.BytesIO()  # on a full disk torch's own writer ends the process
+    torch.jit.save(module, data, _extra_files={_ENTRY: text})
     # A daemon may be told to take the file while it is written: it appears whole or not at all.
     part = path.with_name(path.name + ".part")
     try:
-        torch.jit.save(module, str(part), _extra_files={_ENTRY: text})
+        part.write_bytes(data.getvalue())
         part.replace(path)
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be written: {error.strerror or error}") from None
     finally:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
 
 
 def load(path: str | Path, threads: int = 1) -> Bundle:
