@@ -31,6 +31,7 @@ from hgr_stream.recognition.options import (
     mirror_pairs,
 )
 from hgr_stream.recognition.recogniser import HandState, Recogniser, rounds
+from hgr_stream.recognition.steppers import Scripted
 from hgr_stream.skeleton import Float32, mirrored, with_palm
 from hgr_stream.training.metrics import score
 from hgr_stream.training.streams import on_grid, to_streams
@@ -462,6 +463,21 @@ def test_the_verifier_sees_the_stretch_asked_for(tiny):
     with torch.inference_mode():
         logits = loaded.module.verify(torch.from_numpy(joints[700:731])[None])[0]
     assert np.allclose(got, torch.softmax(logits, 0).numpy(), atol=1e-6)
+
+
+@pytest.mark.parametrize("hop", [1, 10])
+def test_a_burst_that_ran_ahead_leaves_the_verifier_the_whole_segment(pair, tmp_path, hop):
+    bundle.save(causal.export(*pair), metadata(size=hop, hop=hop), tmp_path / "wide.pt")
+    loaded = bundle.load(tmp_path / "wide.pt")
+    joints, seen = motion(1200), []
+    for ahead in (0, 640):  # to live's last tick, and a run farther
+        recogniser = Recogniser(loaded)
+        recogniser.push(windows(joints[: 500 + min(ahead, 64 * hop)], hop=hop))
+        recogniser._segments = Scripted(loaded)
+        recogniser._segments.verify = seen.append  # type: ignore[method-assign]
+        recogniser.verify("d", "right", 100 * STEP_NS, 480 * STEP_NS)
+    assert np.array_equal(*seen)
+    assert np.array_equal(seen[0], joints[131:481])  # 14 s
 
 
 def test_a_window_of_another_size_is_refused_before_any_is_used(tiny):

@@ -25,8 +25,10 @@ if TYPE_CHECKING:
 
 __all__ = ["HandState", "Recogniser", "Scores", "refined", "rounds", "softmax"]
 
-#: Frames kept for the verifier: the longest gesture, what the decoder waits for, and a run.
-HISTORY_S: Final = 14.0
+#: The longest segment that the verifier sees; of a longer one its end.
+SEGMENT_S: Final = 14.0
+#: How long after a segment's end the decoder may ask for it.
+WAIT_S: Final = 2.0
 #: Windows of one hand that a burst runs at once.
 MAX_RUN: Final = 64
 
@@ -129,7 +131,9 @@ class Recogniser:
         self._hands: dict[tuple[str, str], HandState] = {}
         m = bundle.metadata
         self._streams = m.kind == "streaming"
-        self._capacity = max(int(HISTORY_S * m.rate_hz), m.size)
+        self._longest = max(int(SEGMENT_S * m.rate_hz), m.size)
+        # Besides, a run: the oldest frames are there however far a burst has run ahead.
+        self._capacity = self._longest + int(WAIT_S * m.rate_hz) + MAX_RUN * m.hop
         self._no_embedding = np.zeros((1, 0), np.float32)
         self._initial = (
             np.array(bundle.module.initial_state(1)[0].numpy(), np.float32)
@@ -264,6 +268,7 @@ class Recogniser:
         back = math.floor((state.last_ns - end_ns) / step_ns + 0.5)
         frames = max(round((end_ns - start_ns) / step_ns) + 1, 3)
         frames += m.size - 1 if m.kind == "windowed" else 0  # the first window was seen whole
+        frames = min(frames, self._longest)
         last = max(len(history) - max(back, 0), 1)
         segment = history[max(last - frames, 0) : last]
         return self._segments.verify(segment)
