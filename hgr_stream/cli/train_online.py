@@ -71,7 +71,8 @@ Data sets:
   streams           your own: recordings as hgr process reads them, what is performed in them or in
                     a NAME.csv beside each (label,start_s,end_s), an empty one if nobody gestures
   shrec17           isolated, in its official layout
-  recordings        your own, one gesture a file, and a labels.csv (file,label,subject)
+  recordings        your own, one gesture a file, and a labels.csv (file,label,subject); MCAP has
+                    its times, what has none (.npy, .npz, .csv) counts as 30 frames a second
 Isolated gestures are spliced into streams, one person's gestures at a time, joined by moves, holds
 and, with a continuous set beside them, true idle stretches of that one.
 \b
