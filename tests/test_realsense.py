@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -236,6 +237,28 @@ def test_depth_that_sees_nothing(scene: Scene, tmp_path: Path) -> None:
     assert hand.lacks == ("distance",)
     assert hand.confidence < 0.55
     assert off(samples[-1], scene.truth)[0] < 0.2
+
+
+@needs_both
+def test_the_last_frames_of_a_file_may_come_a_moment_late(recording: Path) -> None:
+    class Late:
+        """A pipeline that had nothing yet when it was asked for the first time."""
+
+        def __init__(self, pipeline: Any) -> None:
+            self.pipeline, self.waits = pipeline, 0
+
+        def try_wait_for_frames(self, timeout_ms: int) -> tuple[bool, Any]:
+            self.waits += 1
+            return self.pipeline.try_wait_for_frames(1000) if self.waits > 1 else (False, None)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.pipeline, name)
+
+    with opened(file=str(recording), realtime=False) as driver:
+        stopped = librealsense.library().playback_status.stopped
+        driver._pipeline = Late(driver._pipeline)
+        driver._playback = SimpleNamespace(current_status=lambda: stopped)
+        assert driver.read(0.1) is not None
 
 
 @needs_both

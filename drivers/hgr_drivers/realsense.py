@@ -47,6 +47,8 @@ SILENT_S: Final = 3.0
 LOOK_S: Final = 0.5
 #: A frame may be this many periods old.
 MOST_PERIODS: Final = 2.0
+#: How long a file that has ended is asked for its last frames.
+LAST_MS: Final = 100
 
 
 class RealSenseOptions(Options):
@@ -245,11 +247,14 @@ class RealSenseDriver(Driver[RealSenseOptions]):
         """The newest frameset; None if none came. Raises EndOfStream after a file's last."""
         pipeline, playback = self._pipeline, self._playback
         came, frames = pipeline.try_wait_for_frames(max(int(timeout_s * 1000), 1))
-        if not came:
-            if playback is not None:
-                rs = librealsense.library()
-                if playback.current_status() == rs.playback_status.stopped:
+        if not came and playback is not None:
+            rs = librealsense.library()
+            if playback.current_status() == rs.playback_status.stopped:
+                # Between the two questions its last may have come, on a busy machine.
+                came, frames = pipeline.try_wait_for_frames(LAST_MS)
+                if not came:
                     raise EndOfStream
+        if not came:
             return None
         # The pipeline itself keeps one only, the newest; more can come while we ask.
         while not self.lossless and (newer := pipeline.poll_for_frames()).size():
