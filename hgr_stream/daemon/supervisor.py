@@ -44,9 +44,9 @@ from ..stream.bus import (
     make_run_dir,
     private_sockets,
     write_daemon_file,
-    write_whole,
 )
 from ..stream.clock import monotonic_ns
+from ..whole import write_whole
 from .keeper import Keeper, Watch
 from .main import CONFIG_FILE
 from .processes import EXIT_FATAL, Process, processes

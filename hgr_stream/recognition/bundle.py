@@ -7,7 +7,6 @@ unpickled but what TorchScript's own loader reads.
 
 from __future__ import annotations
 
-import contextlib
 import importlib.resources
 import io
 import math
@@ -21,6 +20,7 @@ import msgspec
 
 from ..config import path_of
 from ..skeleton import N_JOINTS
+from ..whole import write_whole
 from .options import FORMAT, DecoderOptions, Metadata
 
 __all__ = ["Bundle", "DecoderOptions", "Metadata", "ModelError", "load", "read_metadata", "resolve"]
@@ -144,15 +144,10 @@ def save(module: Any, metadata: Metadata, path: str | Path) -> None:
     data = io.BytesIO()  # on a full disk torch's own writer ends the process
     torch.jit.save(module, data, _extra_files={_ENTRY: text})
     # A daemon may be told to take the file while it is written: it appears whole or not at all.
-    part = path.with_name(path.name + ".part")
     try:
-        part.write_bytes(data.getvalue())
-        part.replace(path)
+        write_whole(path, data.getvalue())
     except OSError as error:
         raise ModelError(f"{path}: cannot be written: {error.strerror or error}") from None
-    finally:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
 
 
 def load(path: str | Path, threads: int = 1) -> Bundle:

@@ -29,6 +29,7 @@ import msgspec
 import zmq
 
 from ..config import RUN_DIR_VARIABLE, has_ipc
+from ..whole import write_whole
 
 #: The private sockets, by who binds them.
 SOCKETS: Final = {
@@ -122,13 +123,6 @@ def private_sockets(run_dir: Path) -> dict[str, str]:
             probe.bind(("127.0.0.1", 0))
             free[name] = f"tcp://127.0.0.1:{probe.getsockname()[1]}"
     return free
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """A file that nobody finds half written, however full the disk."""
-    temporary = path.with_name(f"{path.name}.new")
-    temporary.write_bytes(data)
-    os.replace(temporary, path)
 
 
 def write_daemon_file(run_dir: Path, info: DaemonInfo) -> None:

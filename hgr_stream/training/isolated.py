@@ -10,7 +10,6 @@ run for each group of held-out subjects and each seed, ``runs`` the folder and t
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -48,7 +47,7 @@ from .runs import (
     resumable,
     teachers_for,
     write,
-    write_whole,
+    write_json,
 )
 
 LEAST_SEEN: Final = 0.2  # share of a gesture of which something is asked already
@@ -160,7 +159,7 @@ def train_isolated(
             learnt |= teacher.learnt
         told["learnt"] = learnt.metadata()
         folder.mkdir(parents=True, exist_ok=True)
-        write_whole(folder / RUN, json.dumps(told, indent=1).encode())
+        write_json(folder / RUN, told)
     found = _Loop(
         gestures, recipe, folder, inside, outside, pick_device(device), others, teachers
     ).run(resume, watch, list(held_out))
@@ -469,7 +468,7 @@ class _Loop:
             none = fit_none(net, self.batches, self.inside.numpy(), self.recipe.seed)
             extra["none"] = {k: v.tolist() for k, v in none.state_dict().items()}
         told = {"best": self.best, "epochs": self.epoch, "seconds": self.spent_s, **extra}
-        write_whole(self.folder / SCORES, json.dumps(told).encode())
+        write_json(self.folder / SCORES, told)
 
     def _save(self) -> None:
         state = {

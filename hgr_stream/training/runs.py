@@ -23,6 +23,7 @@ from torch import nn
 from ..datasets.gestures import NO_STREAM, Gestures, in_order
 from ..recognition import bundle, devineau, flagship, flagship_stream
 from ..recognition.options import FORMAT, DecoderOptions, Metadata, mirror_pairs
+from ..whole import write_whole
 from .isolated_recipe import Net, Recipe, TrainingError, build
 from .learnt import Learnt
 from .made_with import versions
@@ -134,20 +135,19 @@ def write(path: Path, state: Any) -> None:
     """A checkpoint, for ``read``; raises TrainingError."""
     data = io.BytesIO()  # on a full disk torch's own writer ends in its destructor
     torch.save(state, data)
-    write_whole(path, data.getvalue())
+    _write(path, data.getvalue())
 
 
-def write_whole(path: Path, data: bytes) -> None:
-    """Whole or not at all: a run may be killed, and the disk be full, at any moment. Raises
-    TrainingError."""
-    part = path.with_suffix(".part")
+def write_json(path: Path, told: dict[str, Any]) -> None:
+    """Settings or scores; raises TrainingError."""
+    _write(path, json.dumps(told, indent=1).encode())
+
+
+def _write(path: Path, data: bytes) -> None:
     try:
-        part.write_bytes(data)
-        part.replace(path)
+        write_whole(path, data)
     except OSError as error:
         raise TrainingError(f"{path}: cannot be written: {error.strerror or error}") from None
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def read(path: Path) -> Any:
