@@ -107,6 +107,29 @@ def test_a_segmenter_that_waits_for_the_worker_is_not_silent(
     segmenter.close()
 
 
+def test_a_busy_segmenter_beats_and_loses_no_hand_whose_frames_still_wait(
+    run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hgr_stream.daemon.shell.HEARTBEAT_S", 0.0)
+    segmenter = SegmenterShell(run_dir, WindowSpec(25.0, 1, 1), Segmentation())
+    supervisor = Inlet(segmenter.context, segmenter.info.sockets["status"], "status")
+    with segmenter.context.socket(zmq.PUSH) as out:
+        out.connect(segmenter.info.sockets["frames"])
+        sent_ns = time.monotonic_ns()
+        for i, device in enumerate(("still", *["other"] * 8, "still")):
+            stamps = {"sent_ns": sent_ns, "lossless": False}
+            out.send(encode(frame(i, i * 40 * MS, hand_joints(), device=device, **stamps)))
+        segmenter._silence_ns = 0  # whoever is not heard before the next beat is lost
+        while segmenter.segmenter.counts["frames"] < 10:
+            segmenter.turn(1.0)
+            assert not segmenter.segmenter.counts["tracks_ended_lost"]
+    assert supervisor.socket.poll(2000)
+    assert len(supervisor.drain()) >= 5
+    segmenter.beat()  # nothing waits any more
+    assert segmenter.segmenter.counts["tracks_ended_lost"] == 2
+    segmenter.close()
+
+
 def test_a_recorder_begins_new_files_and_waits_while_the_disk_is_full(
     run_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

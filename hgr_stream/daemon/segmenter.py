@@ -10,7 +10,7 @@ from ..config import Segmentation
 from ..messages import Frame, MessageError, Window, decode, encode
 from ..segmentation import Segmenter, WindowSpec
 from ..stream import topics
-from ..stream.bus import Inlet, Outlet
+from ..stream.bus import DRAIN, Inlet, Outlet
 from ..stream.clock import monotonic_ns
 from .shell import Shell
 
@@ -29,11 +29,16 @@ class SegmenterShell(Shell):
         self._heard_ns: dict[str, int] = {}
         self._silence_ns = round(options.max_gap_s * 1e9) + SILENCE_MARGIN_NS
         self._age_ns = 0
+        self._behind = False  #: frames wait here: who has not been heard may be among them
 
     def turn(self, timeout_s: float) -> None:
         self.poller.poll(round(timeout_s * 1000))
-        for data in self.inlet.drain():
+        waiting = self.inlet.drain()
+        self._behind = True
+        for data in waiting:
             self._frame(data)
+            self.beat_when_due()
+        self._behind = len(waiting) == DRAIN
 
     def _frame(self, data: bytes) -> None:
         try:
@@ -46,7 +51,7 @@ class SegmenterShell(Shell):
         self._age_ns = now_ns - frame.sent_ns
         self._send(self.segmenter.push(frame, now_ns))
         if frame.end:
-            self._heard_ns.pop(frame.device, None)  # a beat while it waited may have
+            del self._heard_ns[frame.device]
 
     def _send(self, windows: list[Window]) -> None:
         for window in windows:
@@ -58,7 +63,7 @@ class SegmenterShell(Shell):
     def beat(self) -> None:
         now_ns = monotonic_ns()
         for device, heard_ns in list(self._heard_ns.items()):
-            if now_ns - heard_ns > self._silence_ns:
+            if not self._behind and now_ns - heard_ns > self._silence_ns:
                 self._send(self.segmenter.flush(device))
                 del self._heard_ns[device]
         for counts in (self.segmenter.counts, self.outlet.counts):

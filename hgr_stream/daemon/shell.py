@@ -95,7 +95,7 @@ class Shell(ABC):
         signal.signal(signal.SIGTERM, lambda *_: self.stop())
         try:
             while not self.stopping():
-                self._beat_when_due()
+                self.beat_when_due()
                 self.turn(max(0.0, self._next_beat_s - time.monotonic()))
             self.finish()
             self.state = "stopped"
@@ -105,7 +105,8 @@ class Shell(ABC):
             self._over.set()
         return 0
 
-    def _beat_when_due(self) -> None:
+    def beat_when_due(self) -> None:
+        """For a turn that may take long: a stage that is busy is not one that hangs."""
         now_s = time.monotonic()
         if now_s >= self._next_beat_s:
             # Absolute deadlines: the beat does not drift with the work between.
@@ -115,7 +116,7 @@ class Shell(ABC):
     def held(self) -> bool:
         """Asked again and again by a send that waits for room: whether to give it up. Meanwhile
         the heart beats on, or the whole stage would be killed for its neighbour's silence."""
-        self._beat_when_due()
+        self.beat_when_due()
         return self.stopping()
 
     def refuse(self, error: Exception) -> None:

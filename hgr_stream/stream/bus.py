@@ -41,7 +41,9 @@ SOCKETS: Final = {
     "control": "supervisor",  # requests: status, model, stop
 }
 QUEUE: Final = 2000  # messages: some seconds of a busy stream
-DRAIN: Final = 512  # messages taken at once
+#: Messages taken at once. More of them, of many hands each, could keep a stage from its heartbeat
+#: for so long that it is killed for silence, and its queue is lost.
+DRAIN: Final = 64
 IPC_LIMIT: Final = 100  # bytes in a unix socket's path, safely
 
 #: Whoever asks for another model is answered by then, be it that the worker still loads it.
