@@ -33,6 +33,13 @@ def wait_until(condition, timeout_s: float = 10.0, what: str = "it") -> None:
         time.sleep(0.02)
 
 
+def without_torch(folder: Path) -> dict[str, str]:
+    """The environment of a process that finds no torch, but a stub in this folder."""
+    (folder / "torch.py").write_text("raise ImportError('no torch here')\n")
+    paths = [str(folder), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+
+
 class Daemon:
     """One running ``hgr run``."""
 

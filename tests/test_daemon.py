@@ -30,8 +30,9 @@ from hgr_stream.pipeline import Pipeline
 from hgr_stream.recognition.bundle import load
 from hgr_stream.recording import Writer
 from hgr_stream.stream import topics
+from hgr_stream.stream.bus import read_daemon_file
 from tests import daemon_process
-from tests.daemon_process import HGR, Daemon, feeding, wait_until
+from tests.daemon_process import HGR, Daemon, feeding, wait_until, without_torch
 from tests.hands import frame, hand_joints, swipe_frames
 from tests.models import save_palm_model
 
@@ -429,6 +430,7 @@ def test_the_model_is_swapped_or_refused(daemon: Daemon, model: Path, tmp_path: 
         assert reason in refused.stderr
         assert len(refused.stderr.strip().splitlines()) == 1
     assert {e.model for e in works(daemon, "kept")} == {"other"}
+    assert Path(read_daemon_file(daemon.run_dir).model).name == "other.pt"
     assert daemon.hgr("model", "use", str(model), "--name", "test").returncode == 0
 
 
@@ -703,10 +705,8 @@ def test_a_recording_path_that_cannot_be_written_is_told_once_with_its_cure(
 
 
 def test_a_daemon_that_cannot_recognise_is_not_told_as_up(tmp_path: Path, model: Path) -> None:
-    (tmp_path / "torch.py").write_text("raise ImportError('no torch here')\n")
     daemon = Daemon(tmp_path, CONFIG.format(model=model), start=False)
-    paths = [str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])]
-    daemon.env["PYTHONPATH"] = os.pathsep.join(paths)
+    daemon.env = without_torch(tmp_path) | {"HGR_RUN_DIR": daemon.env["HGR_RUN_DIR"]}
     try:
         daemon.start("palm.pt needs torch to run: pip install 'hgr-stream[inference]'; gave it up")
         wait_until(

@@ -16,16 +16,14 @@ import pytest
 from hgr_stream.cli import demo
 from hgr_stream.client import Stream
 from hgr_stream.messages import Status
-from tests.daemon_process import HGR, wait_until
+from tests.daemon_process import HGR, wait_until, without_torch
 
 DEMO = [*HGR, "demo", "--gestures", "LEFT"]
 
 
 def test_without_torch_it_ends_with_one_line_and_the_cure(short_path: Path) -> None:
-    (short_path / "torch.py").write_text("raise ImportError('no torch here')\n")
-    paths = [str(short_path), *filter(None, [os.environ.get("PYTHONPATH")])]
     done = subprocess.run(
-        DEMO, env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "TMPDIR": str(short_path)},
+        DEMO, env={**without_torch(short_path), "TMPDIR": str(short_path)},
         capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert done.returncode == 1

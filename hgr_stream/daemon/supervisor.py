@@ -413,6 +413,8 @@ class Supervisor:
             return
         self.metadata = metadata
         self.model = self.info.model = str(resolve(model))
+        with contextlib.suppress(OSError):  # it is tried again at each start
+            self._leave_files()
 
     def _answer_swap(self, ok: bool, text: str) -> None:
         """Answer whoever asked for another model, once."""
