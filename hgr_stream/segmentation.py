@@ -313,21 +313,25 @@ class Segmenter:
         """The slots of those hands, by their place in the list, that no id leads to and that were
         there just now: of all such hands and tracks the nearest belong together. Ids may go by
         sides, and sides be mistaken (``_keeps_side``)."""
-        near = sorted(
-            (away_m, i, track.slot)
-            for i, (hand, joints) in enumerate(strangers)
-            for track in device.tracks.values()
-            if track.slot not in taken and not self._jumped(track, joints)
-            for away_m in (math.dist(track.joints[WRIST].tolist(), joints[WRIST].tolist()),)
-            if track.side == hand.side
-            or (away_m < SAME_PLACE_M and track.time_ns == device.followed_ns)
-        )
+        free = [track for track in device.tracks.values() if track.slot not in taken]
+        there = [(t, t.joints[MIDDLE_BASE].tolist(), t.joints[WRIST].tolist()) for t in free]
+        near: list[tuple[float, int, str]] = []
+        for i, (hand, joints) in enumerate(strangers):
+            middle, wrist = joints[MIDDLE_BASE].tolist(), joints[WRIST].tolist()
+            for track, its_middle, its_wrist in there:
+                if math.dist(its_middle, middle) > self.options.max_jump_m:
+                    continue
+                away_m = math.dist(its_wrist, wrist)
+                same_place = away_m < SAME_PLACE_M and track.time_ns == device.followed_ns
+                if track.side == hand.side or same_place:
+                    near.append((away_m, i, track.slot))
+        near.sort()
         found: dict[int, str] = {}
-        free = {slot for _, _, slot in near}
+        left = {slot for _, _, slot in near}
         for _, i, slot in near:
-            if i not in found and slot in free:
+            if i not in found and slot in left:
                 found[i] = slot
-                free.remove(slot)
+                left.remove(slot)
                 if strangers[i][0].id not in device.shared_ids:
                     self.counts["ids_changed"] += 1
         return found
