@@ -14,7 +14,6 @@ time is skipped in the same way. ``load_video`` gives every picture of a file, a
 from __future__ import annotations
 
 import logging
-import time
 from collections import Counter
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -23,6 +22,7 @@ from typing import Annotated, ClassVar
 from msgspec import Meta
 
 from hgr_stream.datasets.base import HandFrames
+from hgr_stream.stream.clock import monotonic_ns
 
 from .base import DeviceError, Driver, Found, Options, Sample
 from .vision.intrinsics import Intrinsics
@@ -111,7 +111,7 @@ class CameraDriver(Driver[CameraOptions]):
                 self._finder.close()
             self._finder = self._new_finder(picture)
         # Hands are followed on a clock that never runs back, as a camera's may.
-        hands = self._finder.find(picture.rgb(), time.monotonic_ns())
+        hands = self._finder.find(picture.rgb(), monotonic_ns())
         return Sample(time_ns, hands, picture.index)
 
     def close(self) -> None:

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 from hgr_stream.config import path_of
 from hgr_stream.datasets.azure_calibration import Camera
+from hgr_stream.stream.clock import monotonic_ns
 
 from .base import DeviceError, Driver, EndOfStream, Found, Options, Sample
 from .kinect.alignment import Alignment, intrinsics
@@ -101,7 +102,7 @@ class OrbbecDriver(Driver[OrbbecOptions]):
             self._finder = HandFinder(self.options, intrinsics(pair.alignment.color_camera))
         hands = self._finder.find(
             pair.rgb,
-            time.monotonic_ns(),
+            monotonic_ns(),
             lambda boxes: pair.alignment.depth(pair.depth_mm, boxes),
         )
         return Sample(pair.time_ns, hands, pair.index)

@@ -30,6 +30,7 @@ from msgspec import Meta
 
 from hgr_stream.config import path_of
 from hgr_stream.skeleton import Float32
+from hgr_stream.stream.clock import monotonic_ns
 
 from . import librealsense
 from .base import DeviceError, Driver, EndOfStream, Found, HandSample, Options, Sample
@@ -295,7 +296,7 @@ class RealSenseDriver(Driver[RealSenseOptions]):
             self._counts["skipped"] += number - self._last - 1
         self._last = number
         # A recording is as fresh as its player makes it; its stamps may be of any clock.
-        fresh = self._playback is not None or self._fresh.push(device_ns, time.monotonic_ns())
+        fresh = self._playback is not None or self._fresh.push(device_ns, monotonic_ns())
         if not fresh:
             self._counts["stale"] += 1
             return None

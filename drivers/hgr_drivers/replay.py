@@ -24,6 +24,7 @@ from hgr_stream.datasets.convert import Recording, open_recording
 from hgr_stream.messages import Frame
 from hgr_stream.playback import Player
 from hgr_stream.recording import Reader
+from hgr_stream.stream.clock import monotonic_ns
 
 from .base import DeviceError, Driver, EndOfStream, Options, Sample
 
@@ -91,10 +92,10 @@ class ReplayDriver(Driver[ReplayOptions]):
         player = self._player
         if player is None:
             raise DeviceError("the replay is not open")
-        frames = player.due(time.monotonic_ns(), limit=1)
+        frames = player.due(monotonic_ns(), limit=1)
         if not frames and not player.ended:
             self._wait(player, timeout_s)
-            frames = player.due(time.monotonic_ns(), limit=1)
+            frames = player.due(monotonic_ns(), limit=1)
         if frames:
             frame = frames[0]
             return Sample(device_ns=frame.device_ns, hands=(), index=frame.index, frame=frame)
@@ -116,7 +117,7 @@ class ReplayDriver(Driver[ReplayOptions]):
         deadline_ns = player.next_deadline_ns()
         wait_s = timeout_s
         if deadline_ns is not None:
-            wait_s = min(timeout_s, (deadline_ns - time.monotonic_ns()) / 1e9)
+            wait_s = min(timeout_s, (deadline_ns - monotonic_ns()) / 1e9)
         if wait_s > 0:
             time.sleep(wait_s)
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import time
 from collections import Counter
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -19,6 +18,7 @@ from hgr_stream.config import path_of
 from hgr_stream.datasets.azure_calibration import Calibration, Camera
 from hgr_stream.datasets.azure_mkv import WORKING_WIDTH, AzureRecording, RgbdFrame
 from hgr_stream.datasets.base import DatasetError, HandFrames
+from hgr_stream.stream.clock import monotonic_ns
 
 from ..base import DeviceError, Driver, Found, HandSample, Options, Sample
 from ..vision.newest import Newest
@@ -128,7 +128,7 @@ class AzureDriver(Driver[AzureOptions]):
             if played is None:
                 return None
             time_ns, frame = played
-        return Sample(time_ns, self._hands.find(frame, time.monotonic_ns()), frame.index)
+        return Sample(time_ns, self._hands.find(frame, monotonic_ns()), frame.index)
 
     def close(self) -> None:
         self._counts = Counter(self.counts())
