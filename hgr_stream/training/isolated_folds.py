@@ -37,8 +37,9 @@ def train_folds(
     DatasetError before the first of them.
     """
     groups = fold_subjects(gestures.subjects, folds) if folds else [list(held_out)]
+    gestures.check()
     for group in groups:
-        parts(gestures.check(), group)
+        parts(gestures, group)
     single = not folds and len(seeds) < 2
     if not resume:
         refuse_among_others(Path(out))
