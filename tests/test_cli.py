@@ -26,6 +26,8 @@ from hgr_stream.stream import topics
 from tests.hands import frame, hand_joints
 from tests.models import save_palm_model
 
+NO_DATA = str(Path(__file__).parent / "leapc")  # a folder that holds no recordings
+
 
 def hgr(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
@@ -102,7 +104,11 @@ def test_devices_lists_every_driver() -> None:
         (("model", "use", "leap", "--name", "nobody"), 1, "no daemon runs"),
         (("model", "use", "/none.pt"), 1, "no such model file"),
         (("process", "/none.mcap"), 1, "/none.mcap"),
-        (("train", "--online", "--dataset", "shrec21", "--root", "/tmp", "-o", "x.pt"), 1, "/tmp"),
+        (
+            ("train", "--online", "--dataset", "shrec21", "--root", NO_DATA, "-o", "x.pt"),
+            1,
+            NO_DATA,
+        ),
     ],
 )
 def test_a_users_error_is_one_line_and_an_exit_code(
