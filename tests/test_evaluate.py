@@ -177,7 +177,7 @@ def test_what_is_no_hand_is_judged_but_not_exported(
     folder.mkdir()
     shutil.copy(data / "labels.csv", folder)
     for file in data.glob("*.npy"):
-        np.save(folder / file.name, np.load(file).reshape(-1, 22, 3)[:, :joints, :dims])
+        np.save(folder / file.name, 640 * np.load(file).reshape(-1, 22, 3)[:, :joints, :dims])
     gestures = load_recordings(folder)
     run = tmp_path / "run"
     recipe = scaled(MODERN, epochs=2, batch=24)

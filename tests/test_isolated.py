@@ -796,6 +796,30 @@ def test_any_channels_for_the_reference_network(gestures: Gestures, tmp_path: Pa
         train_isolated(flat, QUICK, tmp_path / "f", device="cpu")
 
 
+@pytest.mark.parametrize("preset", [ORIGINAL, MODERN])
+def test_channels_are_learnt_alike_in_any_unit(
+    gestures: Gestures, tmp_path: Path, preset: Recipe
+) -> None:
+    """Of numbers about 1,000 nothing was learnt."""
+    flat = gestures.take(range(len(gestures)))
+    flat.sequences = [s[:, [0, 1, 3, 4, 30, 31]] for s in gestures.sequences]
+    flat.canonical = False
+    pixels = replace(flat, sequences=[640 * s + np.float32(300) for s in flat.sequences])
+    recipe = scaled(preset, epochs=2, batch=24)
+    recipe = replace(recipe, distortion=None)
+    losses = []
+    for name, given in (("metres", flat), ("pixels", pixels)):
+        run = train_isolated(given, recipe, tmp_path / name, held_out=["1"], device="cpu")
+        losses.append(run.figures["loss/validation"])
+    assert losses[1] == pytest.approx(losses[0], rel=0.02)
+    mean, scale = read_run(tmp_path / "pixels")["units"]
+    inside = np.concatenate(
+        [s for s, who in zip(pixels.sequences, pixels.subjects, strict=True) if who != "1"]
+    )
+    assert mean == pytest.approx(inside.mean(0), rel=1e-4)  # of those trained on alone
+    assert scale == pytest.approx((inside - inside.mean(0)).std(), rel=1e-4)
+
+
 def test_refuses_what_cannot_be_learnt(gestures: Gestures, tmp_path: Path) -> None:
     one = gestures.take(
         np.flatnonzero((gestures.labels != 2) | (np.array(gestures.subjects) == "0"))

@@ -27,6 +27,7 @@ from .intervals import by_recording, wilson
 from .isolated_outputs import calibrated
 from .learnt import Learnt
 from .metrics import calibration_error
+from .runs import units_in
 
 FRACTIONS: Final = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
@@ -51,10 +52,13 @@ class Model:
         training = self.bundle.metadata.training
         self.canonical = training.get("canonical", True)
         self.channels = training.get("channels", 3 * N_JOINTS)
+        self.units = units_in(training)
 
     @torch.inference_mode()
     def over_time(self, joints: Float32, fractions: Sequence[float]) -> NDArray[np.float64]:
         """(F, C) probabilities after each fraction of the gesture's frames."""
+        if self.units:
+            joints = self.units.of(torch.from_numpy(joints)).numpy()
         frames = [max(1, math.ceil(f * len(joints) - 1e-9)) for f in fractions]
         if self.bundle.metadata.kind == "streaming":
             module = self.bundle.module

@@ -31,7 +31,7 @@ from .batches import Batches, predict
 from .beside import Beside, backwards, moved_to
 from .distort import Distortion
 from .isolated_outputs import calibrated, fit_none
-from .isolated_recipe import Net, Recipe, TrainingError, build, log_scores
+from .isolated_recipe import Net, Recipe, TrainingError, Units, build, log_scores, units_of
 from .learnt import Learnt
 from .runs import (
     BEST,
@@ -43,9 +43,11 @@ from .runs import (
     content,
     new_settings,
     read,
+    read_run,
     refuse_among_others,
     resumable,
     teachers_for,
+    units_in,
     write,
     write_json,
 )
@@ -148,8 +150,10 @@ def train_isolated(
     told["also"] = [g.data for g in others]
     told["also_content"] = content(others)
     told["notes"] = notes
+    told["units"] = units = units_of(gestures.take(inside))
     if resume:
         recipe = resumable(folder, told)
+        units = units_in(read_run(folder))  # an older run has none
     else:
         refuse_among_others(folder)
     teachers = [t for f in recipe.teachers for t in teachers_for(Path(f), gestures, outside)]
@@ -161,7 +165,7 @@ def train_isolated(
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / RUN, told)
     found = _Loop(
-        gestures, recipe, folder, inside, outside, pick_device(device), others, teachers
+        gestures, recipe, folder, inside, outside, pick_device(device), others, teachers, units
     ).run(resume, watch, list(held_out))
     found.notes = notes + found.notes
     return found
@@ -211,14 +215,15 @@ class _Loop:
         device: torch.device,
         also: Sequence[Gestures] = (),
         teachers: Sequence[Teacher] = (),
+        units: Units | None = None,
     ) -> None:
         self.gestures, self.recipe, self.folder, self.device = gestures, recipe, folder, device
         self.inside, self.outside = torch.from_numpy(inside), outside
         self.batches = Batches(gestures, recipe, device)
         self.coarse_of = torch.tensor(gestures.coarse_of, dtype=torch.long)
-        self.net = build(recipe, len(gestures.classes), gestures.coarse_of, gestures.channels).to(
-            device
-        )
+        self.net = build(
+            recipe, len(gestures.classes), gestures.coarse_of, gestures.channels, units
+        ).to(device)
         self.average = Average(self.net, recipe.keep)
         self.beside = self._beside(also).to(device)
         learnt = [*self.net.parameters(), *self.beside.parameters()]

@@ -7,11 +7,13 @@ gestures into what is classified, ``classify`` gives logits of every branch and 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..datasets.gestures import Gestures
 from ..recognition import devineau, flagship
 from .distort import Distortion, resampled
 
@@ -55,7 +57,7 @@ class Recipe:
 
 
 FLAGSHIP: Final = Recipe()
-#: The reference network as its authors trained it: nothing normalised, nothing distorted.
+#: The reference network as its authors trained it: hands not normalised, nothing distorted.
 ORIGINAL: Final = Recipe(
     model="devineau",
     epochs=25,
@@ -83,20 +85,45 @@ def scaled(recipe: Recipe, **changes: Any) -> Recipe:
 # ---- the two networks, seen alike ---------------------------------------------------------------
 
 
+class Units(NamedTuple):
+    """Channels that are no hand are seen from their ``mean``, (C,), and ``scale`` times smaller:
+    rates and first weights are for numbers about 1, whether pixels or millimetres were given."""
+
+    mean: list[float]
+    scale: float
+
+    def of(self, x: Tensor) -> Tensor:
+        """(..., C) as the network takes them."""
+        return (x - x.new_tensor(self.mean)) / self.scale
+
+
+def units_of(gestures: Gestures) -> Units | None:
+    """Of the gestures that are trained on; None of hands, which are in metres."""
+    if gestures.canonical:
+        return None
+    frames = np.concatenate(gestures.sequences).astype(np.float64)
+    mean = frames.mean(0)
+    return Units(mean.tolist(), float((frames - mean).std()) or 1.0)
+
+
 class _Whole(nn.Module):
     """The reference network on packed gestures, which are resampled to its duration."""
 
     coarse = 0
     pooled = devineau.HIDDEN
 
-    def __init__(self, channels: int, classes: int, dropout: float, seed: int) -> None:
+    def __init__(
+        self, channels: int, classes: int, dropout: float, seed: int, units: Units | None
+    ) -> None:
         super().__init__()
+        self.units = units
         self.net = devineau.Devineau(
             devineau.DURATION, channels, classes, dropout=dropout, seed=seed
         )
 
     def embed(self, frames: Tensor, lengths: Tensor) -> Tensor:
-        return self.net.embed(resampled(frames.flatten(1), lengths, devineau.DURATION))
+        x = resampled(frames.flatten(1), lengths, devineau.DURATION)
+        return self.net.embed(self.units.of(x) if self.units else x)
 
     def classify(self, x: Tensor) -> Tensor:
         return self.net.output(x).unsqueeze(1)  # type: ignore[no-any-return]
@@ -105,11 +132,17 @@ class _Whole(nn.Module):
 Net = flagship.FlagshipNet | _Whole
 
 
-def build(recipe: Recipe, classes: int, coarse_of: tuple[int, ...], channels: int) -> Net:
+def build(
+    recipe: Recipe,
+    classes: int,
+    coarse_of: tuple[int, ...],
+    channels: int,
+    units: Units | None = None,
+) -> Net:
     """An untrained network of the recipe's kind and seed."""
     torch.manual_seed(recipe.seed)
     if recipe.model == "devineau":
-        return _Whole(channels, classes, recipe.dropout, recipe.seed)
+        return _Whole(channels, classes, recipe.dropout, recipe.seed, units)
     return flagship.FlagshipNet(
         classes, coarse_of, recipe.width, recipe.branches, recipe.dilations, dropout=recipe.dropout
     )

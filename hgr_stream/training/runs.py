@@ -24,7 +24,7 @@ from ..datasets.gestures import NO_STREAM, Gestures, in_order
 from ..recognition import bundle, devineau, flagship, flagship_stream
 from ..recognition.options import FORMAT, DecoderOptions, Metadata, mirror_pairs
 from ..whole import write_whole
-from .isolated_recipe import Net, Recipe, TrainingError, build
+from .isolated_recipe import Net, Recipe, TrainingError, Units, build
 from .learnt import Learnt
 from .made_with import versions
 
@@ -113,6 +113,11 @@ def recipe_of(settings: dict[str, Any]) -> Recipe:
         raise TrainingError(f"{RUN}: not a recipe of this version ({error})") from None
 
 
+def units_in(settings: dict[str, Any]) -> Units | None:
+    """Of a run's settings or what its model says of its training."""
+    return Units(*settings["units"]) if settings.get("units") else None
+
+
 def resumable(folder: Path, told: dict[str, Any]) -> Recipe:
     """The recipe of the run in a folder, if ``told`` has its data; raises TrainingError."""
     before = read_run(folder)
@@ -189,6 +194,7 @@ def load_run(folder: str | Path) -> tuple[Net, dict[str, Any], dict[str, Any]]:
         len(settings["classes"]),
         tuple(settings["coarse_of"]),
         settings["channels"],
+        units_in(settings),
     )
     try:
         net.load_state_dict(read(folder / BEST))
@@ -249,6 +255,7 @@ def model_of(
             "gestures": settings["gestures"],
             "channels": settings["channels"],
             "canonical": settings["canonical"],
+            **({"units": settings["units"]} if settings.get("units") else {}),
             "rate_hz": settings["rate_hz"],
             "subjects": settings["subjects"],
             "held_out": settings["held_out"],
