@@ -663,6 +663,22 @@ def test_backwards_is_of_those_trained_on(gestures: Gestures, tmp_path: Path) ->
     assert torch.equal(data.take(torch.tensor([2]))[0], torch.from_numpy(expected))
 
 
+def test_others_come_where_those_trained_on_perform(gestures: Gestures, tmp_path: Path) -> None:
+    """Not to where somebody who is held out does."""
+    far = replace(
+        gestures,
+        sequences=[
+            s + np.float32(5 * (who == "1"))
+            for s, who in zip(gestures.sequences, gestures.subjects, strict=True)
+        ],
+    )
+    inside, outside = divide(gestures.subjects, ["1"])
+    others = replace(takes(repeats=2), data="elsewhere")
+    cpu = torch.device("cpu")
+    loop = _Loop(far, scaled(QUICK, beside=6), tmp_path, inside, outside, cpu, [others])
+    assert loop.beside.data[0].frames.abs().max() < 2
+
+
 def test_gestures_cut_from_continuous_recordings(shared_data: Path) -> None:
     found = load_continuous("shrec21", shared_data / "shrec21_online_train")
     assert len(found.classes) == 17

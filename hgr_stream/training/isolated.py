@@ -244,10 +244,12 @@ class _Loop:
         self.teachers = [t.net.to(device).requires_grad_(False) for t in teachers]
 
     def _beside(self, also: Sequence[Gestures]) -> Beside:
-        """The other sets' heads and gestures; of those held out nothing is played backwards."""
-        sets, recipe = [moved_to(g, self.gestures) for g in also], self.recipe
+        """The other sets' heads and gestures; of those held out nothing is played backwards, and
+        nothing told of where they perform."""
+        own, recipe = self.gestures.take(self.inside.tolist()), self.recipe
+        sets = [moved_to(g, own) for g in also]
         if recipe.backwards:
-            sets.append(backwards(self.gestures.take(self.inside.tolist())))
+            sets.append(backwards(own))
         return Beside(sets, self.net.pooled, recipe.beside, recipe.dropout)
 
     def run(self, resume: bool, watch: Watch, held_out: list[str]) -> Outcome:
