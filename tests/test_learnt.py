@@ -20,11 +20,12 @@ from hgr_stream.cli.model import model_show
 from hgr_stream.cli.train_isolated import load_others, train_isolated_command
 from hgr_stream.datasets.base import DatasetError
 from hgr_stream.datasets.gestures import Gestures, load_recordings, load_shrec17
-from hgr_stream.datasets.takes import among, fingerprints, packed, unpacked
+from hgr_stream.datasets.takes import among, copies, fingerprints, packed, unpacked
 from hgr_stream.recognition import bundle
 from hgr_stream.recognition.bundle import ModelError
 from hgr_stream.training.evaluate import OverlapError, refuse_overlap
 from hgr_stream.training.isolated import Outcome, train_isolated
+from hgr_stream.training.isolated_folds import train_folds
 from hgr_stream.training.isolated_recipe import TrainingError, scaled
 from hgr_stream.training.learnt import Learnt, new_to, unlearnt
 from hgr_stream.training.material import recording_of
@@ -128,6 +129,50 @@ def test_they_are_small_and_a_broken_one_is_named(gestures: Gestures) -> None:
             Learnt.from_metadata({"learnt": {"takes": [set_ | {"prints": broken}]}})
     with pytest.raises(ModelError, match="cannot be read"):
         Learnt.from_metadata({"learnt": told | {"streams": []}})
+
+
+def twice(gestures: Gestures, who: str) -> Gestures:
+    """Subject 3's takes once more, rounded, as somebody else's."""
+    again = gestures.take([i for i, s in enumerate(gestures.subjects) if s == "3"])
+    return replace(
+        gestures,
+        sequences=gestures.sequences + [np.round(s, 4) for s in again.sequences],
+        labels=np.concatenate([gestures.labels, again.labels]),
+        subjects=gestures.subjects + [who] * len(again),
+        names=gestures.names + [f"copy of {name}" for name in again.names],
+    )
+
+
+def test_copies_are_found(gestures: Gestures) -> None:
+    assert not copies(gestures)
+    assert copies(twice(gestures, "4")) == [(72 + i, 54 + i) for i in range(18)]
+    still = replace(gestures, sequences=[0 * s[:9] for s in gestures.sequences])
+    assert copies(still) == [(i, 0) for i in range(1, 72)]
+    assert not copies(gestures.take([]))
+
+
+def test_a_take_under_two_names_is_not_learnt_and_judged(
+    gestures: Gestures, tmp_path: Path
+) -> None:
+    both = twice(gestures, "4")
+    told = r"copy of take54 \(4\) and take54 \(3\) are the same take"
+    for held in ("3", "4"):
+        with pytest.raises(DatasetError, match=told):
+            train_isolated(both, BRIEF, tmp_path / "r", held_out=[held], device="cpu")
+    with pytest.raises(DatasetError, match=told):
+        next(train_folds(both, BRIEF, tmp_path / "r", 5, device="cpu"))
+    assert not (tmp_path / "r").exists()
+    run = train_isolated(both, BRIEF, tmp_path / "r", held_out=["3", "4"], device="cpu")
+    line = "18 of the gestures are copies, the first being copy of take54 of take54"
+    assert run.notes == [f"{line}: they count twice"]
+
+
+def test_copies_that_are_judged_are_told(gestures: Gestures, run: Outcome, tmp_path: Path) -> None:
+    part = twice(gestures, "3").take(range(54, 90))
+    write_takes(tmp_path, part, "npy")
+    done = judge(run, tmp_path)
+    assert done.exit_code == 0, done.output
+    assert "note: 18 of the gestures are copies" in done.output
 
 
 # ---- evaluating ---------------------------------------------------------------------------------

@@ -129,6 +129,7 @@ def _report(chosen: str, gestures: Gestures, whole: Gestures, split: str, coarse
     from rich.console import Console
     from rich.progress import Progress
 
+    from ..datasets.takes import copies_told
     from ..training import evaluate as ev
     from ..training.runs import runs_in
 
@@ -159,11 +160,12 @@ def _report(chosen: str, gestures: Gestures, whole: Gestures, split: str, coarse
             task = bar.add_task("gestures", total=1.0)
             found = ev.scores(model, own, watch=lambda s, t=task: bar.update(t, completed=s))  # type: ignore[misc]
             parts.append((own, found))
-    notes: list[str] = []
+    notes = [note for own, _ in parts for note in copies_told(own, "they count twice")]
+    more: list[str] = []
     if split == "held-out":
-        parts, notes = _not_fitted_to_them(parts, [model for model, _ in models])
+        parts, more = _not_fitted_to_them(parts, [model for model, _ in models])
     report = ev.pooled(parts, seeds)
-    report.notes.extend(notes)
+    report.notes.extend(dict.fromkeys(notes + more))
     return report
 
 

@@ -22,6 +22,8 @@ VALUES: Final = 6
 #: Share of a take's largest value by which its values may differ: a millimetre or so. The two most
 #: alike of SHREC'17's 1,960 takes are three times as far apart.
 CLOSE: Final = 1.5e-3
+#: The same of all values of two takes that are one, written twice: a tenth of a millimetre.
+SAME: Final = 3e-4
 #: Data sets that name each of their people the same wherever they lie.
 OFFICIAL: Final = frozenset({"shrec17"})
 
@@ -58,6 +60,31 @@ def among(given: Prints, known: Prints) -> NDArray[np.bool_]:
         ],
         dtype=np.bool_,
     )
+
+
+def copies(gestures: Gestures) -> list[tuple[int, int]]:
+    """Positions of takes that are there again, each with that of the one before it: of the same
+    numbers, however they were rounded, under another name."""
+    sequences = gestures.sequences
+    order = sorted((len(s), float(s.mean(dtype=np.float64)), i) for i, s in enumerate(sequences))
+    again: dict[int, int] = {}
+    for at, (length, mean, i) in enumerate(order):
+        limit = SAME * float(np.abs(sequences[i]).max())
+        for n, other, j in order[at + 1 :]:
+            if n != length or other - mean > limit:
+                break
+            if np.abs(sequences[i] - sequences[j]).max() <= limit:
+                again.setdefault(max(i, j), min(i, j))
+    return sorted(again.items())
+
+
+def copies_told(gestures: Gestures, how: str) -> list[str]:
+    """A line on them, if there are any; ``how`` they are taken."""
+    found = copies(gestures)
+    if not found:
+        return []
+    i, j = (gestures.names[k] for k in found[0])
+    return [f"{len(found)} of the gestures are copies, the first being {i} of {j}: {how}"]
 
 
 def packed(prints: Prints) -> str:

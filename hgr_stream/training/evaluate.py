@@ -141,7 +141,8 @@ def refuse_overlap(
     takes, people = learnt.of_gestures(gestures, whole)
     if takes.any():
         raise OverlapError(
-            f"trained on {takes.sum()} of the {len(gestures)} gestures it would be evaluated on"
+            f"trained on {takes.sum()} of the {len(gestures)} gestures it would be evaluated on, "
+            f"the first being {gestures.names[int(takes.argmax())]}"
         )
     if people.any() and any(known.people is None for known in learnt.takes):
         raise OverlapError(f"the model was trained on {gestures.data} and does not tell on whom")

@@ -25,6 +25,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from ..datasets.base import DatasetError
 from ..datasets.gestures import Gestures, divide
+from ..datasets.takes import copies, copies_told
 from ..recognition import flagship
 from .average import Average
 from .batches import Batches, predict
@@ -135,7 +136,7 @@ def train_isolated(
             raise DatasetError("beside is 0: no gesture of the other data sets would be seen")
     folder = Path(out)
     told = new_settings(gestures, recipe, inside, held_out, command) | {"options": options or {}}
-    notes, others = [], []
+    notes, others = copies_told(gestures, "they count twice"), []
     held = Learnt.from_gestures(gestures.take(outside))
     for one in also:
         takes, people = held.of_gestures(one)
@@ -175,7 +176,8 @@ def parts(
     gestures: Gestures, held_out: Sequence[str]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Positions to train on and positions held out; raises DatasetError unless there are two
-    classes or more, each of which somebody who is trained on performs."""
+    classes or more, each of which somebody who is trained on performs, and no take on both sides.
+    """
     if len(gestures.classes) < 2:
         raise DatasetError(
             f"{gestures.data}: all gestures are {gestures.classes[0]!r}; two labels or more are "
@@ -187,6 +189,14 @@ def parts(
         empty = gestures.classes[min(set(range(len(gestures.classes))) - seen)]
         who = f" when {', '.join(held_out)} are held out" if held_out else ""
         raise DatasetError(f"class {empty!r} has no gesture of the subjects trained on{who}")
+    away = set(outside.tolist())
+    for pair in copies(gestures) if away else []:
+        if len(away & set(pair)) == 1:
+            one, other = (f"{gestures.names[i]} ({gestures.subjects[i] or '?'})" for i in pair)
+            raise DatasetError(
+                f"{one} and {other} are the same take, which would be learnt and judged at once; "
+                "name it once, or the same subject for both"
+            )
     return inside, outside
 
 
