@@ -434,8 +434,9 @@ def test_a_trim_list_that_does_not_fit(tmp_path: Path, line: str, fault: str) ->
 
 def test_no_distortion_changes_nothing(gestures: Gestures) -> None:
     none = Distortion(0, 1, 1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0)
-    data = Packed.of(gestures.sequences)
-    index = torch.tensor([5, 0, 30])
+    long = np.concatenate(gestures.sequences)[:700]  # a quarter of a minute and more
+    data = Packed.of([*gestures.sequences, long])
+    index = torch.tensor([5, 0, 30, 72])
     g = torch.Generator().manual_seed(0)
     frames, lengths = draw(data, index, none, g)
     expected, same = data.take(index)

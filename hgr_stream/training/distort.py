@@ -19,7 +19,7 @@ from ..skeleton import MIDDLE_BASE, N_JOINTS, PALM, PARENTS, WRIST
 _CHILDREN = torch.arange(2, N_JOINTS)
 _PARENTS = torch.tensor([PARENTS[c] for c in range(2, N_JOINTS)])
 KNOT_FRAMES = 12  # slow waves bend about this often
-MAX_FRAMES = 200
+MAX_FRAMES = 200  # that slowing a gesture down may lead to
 MIN_FRAMES = 8
 
 
@@ -93,7 +93,9 @@ def draw(data: Packed, index: Tensor, d: Distortion, g: torch.Generator) -> tupl
     begin = between(0, d.crop) * length * (between(0, 1) < 0.7)
     end = (length - 1) - between(0, d.crop) * length * (between(0, 1) < 0.7)
     speed = torch.exp(between(math.log(d.slowest), math.log(d.longest)))
-    n = ((end - begin + 1) * speed).round().clamp(MIN_FRAMES, MAX_FRAMES).long()
+    n = ((end - begin + 1) * speed).round().clamp_min(MIN_FRAMES)
+    # What is longer is judged at its own length, and so is learnt at that.
+    n = torch.minimum(n, data.lengths[index].clamp_min(MAX_FRAMES)).long()
     most = int(n.max())
     inside = torch.arange(most)[None] < n[:, None]
     pace = torch.exp(d.local_speed * waves(batch, most, 1, KNOT_FRAMES, g)[..., 0]) * inside
