@@ -137,6 +137,16 @@ def test_own_recordings(gestures: Gestures, tmp_path: Path, kind: str) -> None:
         assert np.abs(mine - theirs).max() < 2e-6
 
 
+@pytest.mark.parametrize("names", ["words", "numbers"])
+def test_a_csv_may_name_its_columns(tmp_path: Path, names: str) -> None:
+    """Numbered columns are no frame."""
+    joints = np.arange(34.0) + np.arange(5)[:, None] * 0.01
+    head = [f"x{i}" if names == "words" else str(i) for i in range(34)]
+    np.savetxt(tmp_path / "a.csv", joints, delimiter=",", header=",".join(head), comments="")
+    (tmp_path / "labels.csv").write_text("a.csv,push\n")
+    assert load_recordings(tmp_path).sequences[0] == pytest.approx(joints)
+
+
 def write_mcap(path: Path, joints: Float32, rate_hz: float, side: Side = "right") -> None:
     """Frames (T, 22, 3) of one hand of the stream."""
     hands = mirrored(joints) if side == "left" else joints
@@ -244,6 +254,10 @@ def test_other_joints_are_mapped_or_kept(tmp_path: Path) -> None:
         ("a.npy", np.array(["x"]), "a.npy: holds <U1, not numbers"),
         ("a.npy", b"no array", "a.npy: not a NumPy file"),
         ("a.csv", b"1,2,3\n4,five,6\n7,8,9\n", "a.csv line 2: not a number"),
+        ("a.csv", b"1,2,3\n4,nan,6\n7,8,9\n", "a.csv: NaN or infinity in line 2$"),
+        ("a.csv", b"1,2,3\n4,5,6\n7,8", "a.csv line 3: cut short$"),
+        ("a.csv", b"x,y,z\nx,y,z\n7,8,9\n", "a.csv line 2: not a number"),
+        ("a.csv", b"x,y,z\n", "a.csv: holds no frames"),
         ("a.txt", b"", "a.txt: not one of .mcap, .npy, .npz, .csv"),
         ("a.mcap", b"no recording", "a.mcap: not an MCAP recording"),
     ],

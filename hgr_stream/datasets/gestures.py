@@ -257,7 +257,8 @@ def load_recordings(
 ) -> Gestures:
     """A folder of the user's own recordings, one gesture a file: MCAP, .npy, .npz or CSV.
 
-    Arrays are (frames, channels), or (frames, joints, 2 or 3), and ``rate_hz`` frames a second.
+    Arrays are (frames, channels), or (frames, joints, 2 or 3), and ``rate_hz`` frames a second; a
+    CSV is a frame a line, under a line of names or none.
     MCAP has times, by which it is brought to that rate; of it the hand seen most is taken. A left
     one is mirrored, and so is its label: LEFT is the right hand's RIGHT.
 
@@ -356,10 +357,8 @@ def _csv(path: Path) -> NDArray:
     lines = read_text(path).splitlines()
     first = next((line for line in lines if line.strip()), "")
     separator = next((s for s in (",", ";") if s in first), None)
-    table = read_table(path, len(first.strip().rstrip(separator).split(separator)), separator)
-    if table.notes:
-        raise DatasetError(f"{path}: {table.notes[0]}")
-    return table.values
+    columns = len(first.strip().rstrip(separator).split(separator))
+    return read_table(path, columns, separator, strict=True).values
 
 
 def _mcap(path: Path, rate_hz: float) -> tuple[Float32, Side]:

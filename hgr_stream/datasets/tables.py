@@ -67,32 +67,32 @@ def shortened(numbers: list[int]) -> str:
     return shown if len(numbers) <= 5 else f"{shown} and {len(numbers) - 5} more"
 
 
-def read_table(path: Path, columns: int, separator: str | None) -> Table:
+def read_table(path: Path, columns: int, separator: str | None, *, strict: bool = False) -> Table:
     """Read rows of ``columns`` numbers; blank lines and a trailing separator are harmless.
 
     A last line that is cut short is dropped and rows with NaN or infinity are left out, both with
-    a note. Anything else that does not fit raises DatasetError with file and line.
+    a note; strict: they are not, and a first line of names is passed over. Anything else that does
+    not fit raises DatasetError with file and line.
     """
     lines = read_text(path).splitlines()
-    last = max((i for i, line in enumerate(lines) if line.strip()), default=-1)
+    filled = [i for i, line in enumerate(lines) if line.strip()]
     rows: list[list[float]] = []
     numbers: list[int] = []
     notes: list[str] = []
-    for i, line in enumerate(lines[: last + 1]):
-        text = line.strip()
-        if not text:
-            continue
+    for i in filled:
+        text = lines[i].strip()
         if separator is not None:
             text = text.rstrip(separator + " \t")
         fields = text.split(separator)
-        try:
-            row = [float(value) for value in fields]
-        except ValueError:
-            row = []
+        row = _numbers(fields)
+        if strict and i == filled[0] and _names(fields):
+            continue
         if len(row) == columns:
             rows.append(row)
             numbers.append(i + 1)
-        elif i == last and rows and len(fields) <= columns:
+        elif i == filled[-1] and rows and len(fields) <= columns:
+            if strict:
+                raise DatasetError(f"{path} line {i + 1}: cut short")
             notes.append(f"{path.name} line {i + 1}: cut short, dropped")
         elif len(fields) != columns:
             raise DatasetError(f"{path} line {i + 1}: {len(fields)} columns instead of {columns}")
@@ -107,9 +107,25 @@ def read_table(path: Path, columns: int, separator: str | None) -> Table:
         bad = line_numbers[~finite].tolist()
         if not finite.any():
             raise DatasetError(f"{path} line {bad[0]}: no row without NaN or infinity")
+        if strict:
+            raise DatasetError(f"{path}: NaN or infinity in line {shortened(bad)}")
         notes.append(f"{path.name}: NaN or infinity in line {shortened(bad)}, left out")
         values, line_numbers = values[finite], line_numbers[finite]
     return Table(values, line_numbers, notes)
+
+
+def _numbers(fields: list[str]) -> list[float]:
+    """None, if there is one that is no number."""
+    try:
+        return [float(value) for value in fields]
+    except ValueError:
+        return []
+
+
+def _names(fields: list[str]) -> bool:
+    """Whether a first line names its columns: by words, or as pandas does, 0, 1, 2 and so on."""
+    counted = len(fields) > 3 and fields == [str(k) for k in range(len(fields))]
+    return counted or not any(_numbers([value]) for value in fields)
 
 
 @dataclass(frozen=True)
