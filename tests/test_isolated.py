@@ -226,6 +226,21 @@ def test_recordings_that_the_labels_do_not_name_are_told(tmp_path: Path) -> None
     assert note == f"2 other recordings in {tmp_path} are not in labels.csv: left out"
 
 
+def test_likely_slips_in_recordings_are_told(tmp_path: Path) -> None:
+    hand = np.tile(a_hand(), (9, 1, 1))
+    lines = []
+    for name, label, subject in (("a", "Push", "Anna"), ("b", "push", "anna"), ("c", "tap", "")):
+        joints = hand * np.float32(name == "a") + hand * (np.arange(9) < 7)[:, None, None]
+        np.save(tmp_path / f"{name}.npy", joints)
+        lines.append(f"{name}.npy,{label},{subject}")
+    (tmp_path / "labels.csv").write_text("\n".join(lines))
+    assert load_recordings(tmp_path).notes == [
+        "label 'Push' and 'push' count as two: meant as one?",
+        "subject 'Anna' and 'anna' count as two: meant as one?",
+        "4 frames of 2 recordings are all zeros, the first in b.npy: was the hand lost?",
+    ]
+
+
 def test_other_joints_are_mapped_or_kept(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     hands = {(20, 3), (21, 3), (22, 3), (26, 3), (60,), (63,), (66,), (78,)}

@@ -167,6 +167,15 @@ def test_a_take_under_two_names_is_not_learnt_and_judged(
     assert run.notes == [f"{line}: they count twice"]
 
 
+def test_who_is_not_named_is_told_where_people_are_held_out(
+    gestures: Gestures, tmp_path: Path
+) -> None:
+    some = replace(gestures, subjects=["" if s == "0" else s for s in gestures.subjects])
+    run = train_isolated(some, BRIEF, tmp_path / "a", held_out=["3"], device="cpu")
+    assert run.notes == ["18 gestures name no subject: learnt, even if of who is held out"]
+    assert not train_isolated(some, BRIEF, tmp_path / "b", device="cpu").notes
+
+
 def test_copies_that_are_judged_are_told(gestures: Gestures, run: Outcome, tmp_path: Path) -> None:
     part = twice(gestures, "3").take(range(54, 90))
     write_takes(tmp_path, part, "npy")

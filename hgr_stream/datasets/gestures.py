@@ -274,6 +274,11 @@ def load_recordings(
     notes = []
     if others := _not_named(folder, table, [name for name, _, _ in rows]):
         notes.append(f"{others} other recordings in {folder} are not in {table.name}: left out")
+    for what, column in (("label", 1), ("subject", 2)):
+        first: dict[str, str] = {}
+        for name in sorted({row[column] for row in rows}):
+            if (other := first.setdefault(name.casefold(), name)) != name:
+                notes.append(f"{what} {other!r} and {name!r} count as two: meant as one?")
     mirror = mirror_pairs(sorted({label for _, label, _ in rows}))
     recordings, given = [], []
     for name, label, _ in rows:
@@ -301,6 +306,12 @@ def load_recordings(
         canonical,
         notes=notes,
     ).check()
+    empty = [int((~s.any(axis=1)).sum()) for s in sequences]
+    if any(empty):
+        notes.append(
+            f"{sum(empty)} frames of {np.count_nonzero(empty)} recordings are all zeros, the first "
+            f"in {gestures.names[int(np.argmax(np.array(empty) > 0))]}: was the hand lost?"
+        )
     if canonical:
         size_m = float(np.median([np.abs(s[:, 30:33] - s[:, 0:3]).max() for s in sequences]))
         if not 0.02 < size_m < 0.5:

@@ -137,6 +137,8 @@ def train_isolated(
     folder = Path(out)
     told = new_settings(gestures, recipe, inside, held_out, command) | {"options": options or {}}
     notes, others = copies_told(gestures, "they count twice"), []
+    if unnamed := len(outside) and sum(not gestures.subjects[i] for i in inside):
+        notes.append(f"{unnamed} gestures name no subject: learnt, even if of who is held out")
     held = Learnt.from_gestures(gestures.take(outside))
     for one in also:
         takes, people = held.of_gestures(one)
