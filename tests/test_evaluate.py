@@ -158,11 +158,18 @@ def test_export_names_where_it_comes_from(run: Path, data: Path, tmp_path: Path)
 
 
 def test_export_errors(run: Path, tmp_path: Path) -> None:
+    folds, a_list = tmp_path / "folds", tmp_path / "a.json"
+    for k in (1, 2):
+        shutil.copytree(run, folds / f"fold-{k}")
+    a_list.write_text("[1, 2]")
     for arguments, fault in (
         ([str(tmp_path), "-o", str(tmp_path / "x.pt")], "not the folder of a training"),
         ([str(run), "-o", str(tmp_path / "x.pt"), "--coarse"], "have no coarse ones"),
         ([str(run), "-o", str(tmp_path / "no" / "x.pt")], "no such folder"),
+        ([str(run), "-o", str(tmp_path / "x.pt"), "--int8"], "leave --int8 away"),
+        ([str(folds), "-o", str(tmp_path / "x.pt")], "holds 2 runs; name one of them, "),
         ([str(run), "-o", str(tmp_path / "x.pt"), "--scores", str(run / "run.json")], "not a rep"),
+        ([str(run), "-o", str(tmp_path / "x.pt"), "--scores", str(a_list)], "a.json: not a report"),
     ):
         done = CliRunner().invoke(export_command, arguments)
         assert done.exit_code == 1, done.output

@@ -937,6 +937,12 @@ def test_command_with_seeds_and_folds(gestures: Gestures, tmp_path: Path) -> Non
         (["--out", "r", "--also", "shrec22=nowhere"], 1, "nowhere: no such file or folder"),
         (["--out", "r", "--seed", "2", "--seeds", "2"], 2, "name one of them"),
         (["--out", "r", "--patience", "2"], 2, "--patience needs"),
+        (["--out", "r", "--model", "devineau", "--width", "64"], 2, "--width is of the flagship"),
+        (
+            ["--out", "r", "--model", "devineau", "--recipe", "original", "--augment", "0.5"],
+            2,
+            "original distorts nothing",
+        ),
         (["--out", "r", "--classes", "14"], 2, "--classes is of shrec17"),
         (["--out", "r", "--held-out-subjects", "nobody"], 1, "no subject 'nobody'"),
         (["--out", "r", "--device", "tpu9"], 1, "device 'tpu9'"),

@@ -277,34 +277,36 @@ def export(
         raise needs("exporting", error) from None
     if not output.parent.is_dir():
         raise click.ClickException(f"{output.parent}: no such folder; make it first")
-    extra: dict[str, Any] = {}
     try:
-        if scores is not None:
-            report = json.loads(scores.read_text())
-            keys = (
-                "model",
-                "split",
-                "gestures",
-                "accuracy",
-                "low",
-                "high",
-                "subject_spread",
-                "calibration_error",
-            )
-            extra = {"evaluated": {k: report[k] for k in keys}}
-            if report.get("by_seed"):
-                extra["evaluated"]["by_seed"] = report["by_seed"]
         metadata = export_run(
             run, output, name=name, coarse=coarse, temperature=temperature or 0.0, int8=int8,
-            scores=extra, command=shlex.join(["hgr", *sys.argv[1:]]),
+            scores=_evaluated(scores) if scores else None,
+            command=shlex.join(["hgr", *sys.argv[1:]]),
         )  # fmt: skip
-    except (ValueError, KeyError) as error:
-        if isinstance(error, TrainingError | ModelError):
-            raise click.ClickException(str(error)) from None
-        raise click.ClickException(f"{scores}: not a report of hgr evaluate") from None
-    except OSError as error:
+    except (TrainingError, ModelError, OSError) as error:
         raise click.ClickException(str(error)) from None
     if as_json:
         click.echo(msgspec.json.encode(metadata).decode())
         return
     click.echo(f"wrote {output} ({output.stat().st_size / 1e6:.2f} MB)", err=True)
+
+
+def _evaluated(path: Path) -> dict[str, Any]:
+    """What a model file tells of a report.json; raises click.ClickException."""
+    keys = (
+        "model",
+        "split",
+        "gestures",
+        "accuracy",
+        "low",
+        "high",
+        "subject_spread",
+        "calibration_error",
+    )
+    try:
+        report = json.loads(path.read_text())
+        found = {k: report[k] for k in keys}
+        by_seed = report.get("by_seed")
+    except (ValueError, LookupError, TypeError, AttributeError):
+        raise click.ClickException(f"{path}: not a report of hgr evaluate") from None
+    return {"evaluated": found | ({"by_seed": by_seed} if by_seed else {})}

@@ -104,6 +104,11 @@ def chosen_recipe(
 
     if model == "flagship" and recipe == "original":
         raise click.UsageError("--recipe original is the reference network's: add --model devineau")
+    for name in ("width", "branches"):
+        if model == "devineau" and changes.get(name):
+            raise click.UsageError(f"--{name} is of the flagship; devineau has its own")
+    if recipe == "original" and strength != 1:
+        raise click.UsageError("--augment: --recipe original distorts nothing")
     reference = ORIGINAL if recipe == "original" else MODERN
     base = FLAGSHIP if model == "flagship" else reference
     if (changes.get("width") or 0) % 4:
@@ -313,7 +318,7 @@ def train_isolated_command(
         from ..training.isolated import Outcome
         from ..training.isolated_folds import spread, train_folds
         from ..training.isolated_recipe import TrainingError
-        from ..training.runs import LAST
+        from ..training.runs import LAST, write_json
     except ImportError as error:
         raise needs("training", error) from None
     torch.set_num_threads(threads)
@@ -375,7 +380,10 @@ def train_isolated_command(
     many = bool(folds) or (seeds or 1) > 1
     over = spread(outcomes) if many else {}
     if over:
-        (run / "report.json").write_text(json.dumps({"runs": found, "spread": over}, indent=1))
+        try:
+            write_json(run / "report.json", {"runs": found, "spread": over})
+        except TrainingError as error:
+            raise click.ClickException(str(error)) from None
     if as_json:
         click.echo(json.dumps({"runs": found, "spread": over} if many else found[0]))
         return

@@ -209,6 +209,9 @@ def load_run(folder: str | Path) -> tuple[Net, dict[str, Any], dict[str, Any]]:
 def export_run(folder: str | Path, output: str | Path, **more: Any) -> Metadata:
     """Write a run's network as a model file; ``more`` is ``model_of``'s. Raises TrainingError or
     ModelError."""
+    runs = runs_in(folder)
+    if len(runs) > 1:
+        raise TrainingError(f"{folder}: holds {len(runs)} runs; name one of them, {runs[0]} say")
     settings, output = read_run(folder), Path(output)
     if not settings["canonical"]:
         raise TrainingError(f"{folder}: {settings['channels']} channels are no hand: {NO_STREAM}")
@@ -238,6 +241,8 @@ def model_of(
     if coarse and not settings["coarse_classes"]:
         raise TrainingError(f"{folder}: its classes have no coarse ones")
     streaming = isinstance(net, flagship.FlagshipNet)
+    if int8 and streaming:
+        raise TrainingError(f"{folder}: 8 bits are of the reference network; leave --int8 away")
     labels = settings["coarse_classes"] if coarse else settings["classes"]
     metadata = Metadata(
         format=FORMAT,
