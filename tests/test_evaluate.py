@@ -115,6 +115,22 @@ def test_folds_are_pooled(data: Path, tmp_path: Path) -> None:
     assert told["gestures"] == len(gestures)
     rights = [r.figures["accuracy/validation"] * 36 for r in runs]
     assert told["accuracy"] * 72 == pytest.approx(sum(rights), abs=0.01)
+    assert not any("held out by no run" in note for note in told["notes"])
+    for k, run in enumerate(runs):
+        shutil.copytree(run.folder, tmp_path / "part" / "seed-0" / f"fold-{k + 1}")
+    other = tmp_path / "part" / "seed-1" / "fold-1"  # was stopped after its first fold
+    shutil.copytree(runs[0].folder, other)
+    settings = json.loads((other / "run.json").read_text())
+    settings["recipe"]["seed"] = 1
+    (other / "run.json").write_text(json.dumps(settings))
+    done = CliRunner().invoke(
+        evaluate_command, [str(tmp_path / "part"), *options, "--split", "held-out"]
+    )
+    assert done.exit_code == 0, done.output
+    told = json.loads(done.stdout)
+    assert "seed 1: 2 of 4 people are held out by no run there" in told["notes"]
+    assert not any(note.startswith("seed 0") for note in told["notes"])
+    assert told["accuracy"] == pytest.approx(np.mean(list(told["by_seed"].values())))
 
 
 def test_seeds_are_told_apart() -> None:

@@ -142,9 +142,11 @@ def _report(chosen: str, gestures: Gestures, whole: Gestures, split: str, coarse
         raise click.UsageError(f"{chosen} holds {len(runs)} folds; evaluate it on held-out")
     models: list[tuple[ev.Model, list[str] | None]] = []
     seeds: list[int] = []
+    told: list[dict[str, Any]] = []
     for run in runs:
         model, settings = _of_run(run, coarse)
         seeds.append(settings["recipe"]["seed"])
+        told.append(settings)
         models.append((model, settings["held_out"] if split == "held-out" else None))
     if not runs:
         models.append((ev.Model(chosen), None))
@@ -164,9 +166,24 @@ def _report(chosen: str, gestures: Gestures, whole: Gestures, split: str, coarse
     more: list[str] = []
     if split == "held-out":
         parts, more = _not_fitted_to_them(parts, [model for model, _ in models])
+        more += _not_held_out(told)
     report = ev.pooled(parts, seeds)
     report.notes.extend(dict.fromkeys(notes + more))
     return report
+
+
+def _not_held_out(told: list[dict[str, Any]]) -> list[str]:
+    """Whom the folds of a seed miss, by runs' settings: what was stopped, or run in part."""
+    everyone = {s for one in told for s in (*one["subjects"], *one["held_out"])}
+    held: dict[int, set[str]] = {}
+    for one in told:
+        held.setdefault(one["recipe"]["seed"], set()).update(one["held_out"])
+    folds = len({tuple(one["held_out"]) for one in told}) > 1
+    return [
+        f"seed {seed}: {len(left)} of {len(everyone)} people are held out by no run there"
+        for seed, people in sorted(held.items())
+        if folds and (left := everyone - people)
+    ]
 
 
 def _not_fitted_to_them(

@@ -308,10 +308,10 @@ def pooled(
     for (g, given), seed in zip(parts, seeds, strict=True):
         rights.setdefault(seed, []).extend(given[:, -1].argmax(1) == g.labels)
     means = {str(seed): float(np.mean(r)) for seed, r in sorted(rights.items())}
-    n = found.gestures / len(means)
-    low, high = wilson(round(found.accuracy * n), round(n))
+    mean, n = float(np.mean(list(means.values()))), found.gestures / len(means)
+    low, high = wilson(round(mean * n), round(n))
     spread = float(np.std(list(means.values()), ddof=1))
-    return replace(found, low=low, high=high, by_seed=means, seed_spread=spread)
+    return replace(found, accuracy=mean, low=low, high=high, by_seed=means, seed_spread=spread)
 
 
 def draw_confusion(found: Report, path: Path) -> None:
