@@ -424,6 +424,7 @@ def dhg(root: Path, frames: int = 30) -> Path:
 def test_dhg_is_trimmed_to_the_gesture(tmp_path: Path) -> None:
     root = dhg(tmp_path / "dhg")
     assert load_shrec17(root).lengths.tolist() == [30, 30, 30]
+    assert load_shrec17(root).data == "dhg"  # whose subject 1 is not SHREC'17's
     trims = root / "informations_troncage_sequences.txt"
     trims.write_text("2 1 1 1 5 14\n2 1 2 1 20 30\n\n")
     with pytest.raises(DatasetError, match="class 'GRAB_1' has no gesture"):

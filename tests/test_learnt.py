@@ -273,6 +273,9 @@ def test_the_held_out_are_not_learnt_beside(gestures: Gestures, tmp_path: Path) 
     takes, people = held.of_gestures(others)
     assert not takes.any()
     assert people.tolist() == [18 <= i < 36 for i in range(72)]
+    assert not np.any(held.of_gestures(replace(others, data="dhg")))  # other people
+    held = Learnt.from_gestures(replace(gestures, data="dhg").take(range(18, 36)))
+    assert held.of_gestures(replace(others, data="dhg"))[1].sum() == 18
     held = Learnt.from_gestures(replace(gestures, data="takes").take(range(18, 36)))
     assert not np.any(held.of_gestures(other_takes()))
 

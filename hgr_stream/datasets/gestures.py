@@ -191,7 +191,7 @@ def load_shrec17(
     if unknown is not None:
         raise DatasetError(f"{unknown}: neither a list nor its path tells its label")
     gestures = Gestures(
-        "shrec17",
+        "dhg" if any(s.dhg for s in sequences) else "shrec17",
         [_gesture(s) for s in sequences],
         np.array([s.label28 - 1 for s in sequences], dtype=np.int64),
         list(LABELS_28),

@@ -57,6 +57,7 @@ class Shrec17Sequence(HandSequence):
     label14: int = 0
     label28: int = 0
     split: str = ""  #: "train" or "test" when a list says so
+    dhg: bool = False  #: of DHG-14/28, whose people are others
 
 
 def load_shrec17_sequences(
@@ -164,8 +165,11 @@ def _from_text(path: Path, unshear: bool) -> Shrec17Sequence:
     index = table.line - 1
     time_ns = index * 1_000_000_000 // RATE_HZ
     place = _PLACE.search(path.resolve().as_posix())
+    dhg = path.name == FILE_NAMES[1]
     if place is None:
-        return Shrec17Sequence(path.stem, with_palm(joints), time_ns, index, notes=table.notes)
+        return Shrec17Sequence(
+            path.stem, with_palm(joints), time_ns, index, notes=table.notes, dhg=dhg
+        )
     g, f, s, e = map(int, place.groups())
     known = 1 <= g <= 14 and f in {1, 2}
     return Shrec17Sequence(
@@ -181,4 +185,5 @@ def _from_text(path: Path, unshear: bool) -> Shrec17Sequence:
         essai=e,
         label14=g if known else 0,
         label28=2 * (g - 1) + f if known else 0,
+        dhg=dhg,
     )

@@ -25,7 +25,7 @@ CLOSE: Final = 1.5e-3
 #: The same of all values of two takes that are one, written twice: a tenth of a millimetre.
 SAME: Final = 3e-4
 #: Data sets that name each of their people the same wherever they lie.
-OFFICIAL: Final = frozenset({"shrec17"})
+OFFICIAL: Final = frozenset({"shrec17", "dhg"})
 
 
 def fingerprints(gestures: Gestures) -> Prints:
