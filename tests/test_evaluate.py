@@ -95,6 +95,7 @@ def test_command_with_a_split_file(run: Path, data: Path, tmp_path: Path) -> Non
     done = CliRunner().invoke(evaluate_command, [str(run), *options])
     assert done.exit_code == 0, done.output
     assert "of 18 gestures" in done.output
+    assert "the temperature was fitted to people judged here" in done.output
     split.write_text("3,train\n2,test\n")
     done = CliRunner().invoke(evaluate_command, [str(run), *options])
     assert done.exit_code == 1

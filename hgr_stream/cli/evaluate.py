@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from ..datasets.gestures import Gestures
     from ..training.evaluate import Report
 
+PATIENT = "--patience chose the epoch on these people: the accuracy flatters"
+
 
 @click.command(
     epilog="""\b
@@ -167,6 +169,8 @@ def _report(chosen: str, gestures: Gestures, whole: Gestures, split: str, coarse
     if split == "held-out":
         parts, more = _not_fitted_to_them(parts, [model for model, _ in models])
         more += _not_held_out(told)
+    else:
+        more = _chosen_on(models[0][0].bundle.metadata.training, gestures)
     report = ev.pooled(parts, seeds)
     report.notes.extend(dict.fromkeys(notes + more))
     return report
@@ -186,6 +190,18 @@ def _not_held_out(told: list[dict[str, Any]]) -> list[str]:
     ]
 
 
+def _chosen_on(training: dict[str, Any], gestures: Gestures) -> list[str]:
+    """What was chosen on people who are judged: its training held them out for that."""
+    them = set(training.get("held_out", ())) & set(gestures.subjects)
+    if training.get("data") != gestures.data or not them:
+        return []
+    recipe = training.get("recipe", {})
+    notes = [PATIENT] if recipe.get("patience") else []
+    if not recipe.get("temperature"):
+        notes.append("the temperature was fitted to people judged here: the calibration flatters")
+    return notes
+
+
 def _not_fitted_to_them(
     parts: list[tuple[Gestures, Any]], models: list[Any]
 ) -> tuple[list[tuple[Gestures, Any]], list[str]]:
@@ -196,7 +212,7 @@ def _not_fitted_to_them(
     notes: list[str] = []
     recipes = [model.bundle.metadata.training["recipe"] for model in models]
     if any(recipe["patience"] for recipe in recipes):
-        notes.append("--patience chose the epoch on these people: the accuracy flatters")
+        notes.append(PATIENT)
     if all(recipe["temperature"] for recipe in recipes):
         return parts, notes
     if len({s for g, _ in parts for s in g.subjects}) < 2:
