@@ -200,6 +200,8 @@ def test_of_a_lost_hand_the_longest_stretch_is_taken(tmp_path: Path) -> None:
     loaded = load_recordings(tmp_path, rate_hz=20.0)
     assert loaded.lengths.tolist() == [40]
     assert loaded.joints(0)[0] == pytest.approx(a_hand() + 0.02, abs=1e-6)
+    told = "of a.mcap the longest stretch is taken, 40 of 60 frames"
+    assert loaded.notes == [f"in 1 recordings the hand was lost: {told}"]
 
 
 def test_a_left_hands_directions_are_exchanged(tmp_path: Path) -> None:

@@ -280,9 +280,9 @@ def load_recordings(
             if (other := first.setdefault(name.casefold(), name)) != name:
                 notes.append(f"{what} {other!r} and {name!r} count as two: meant as one?")
     mirror = mirror_pairs(sorted({label for _, label, _ in rows}))
-    recordings, given = [], []
+    recordings, given, lost = [], [], list[str]()
     for name, label, _ in rows:
-        recording, side = _recording(folder / name, rate_hz)
+        recording, side = _recording(folder / name, rate_hz, lost)
         if recording.ndim not in {2, 3} or not recording.size:
             raise DatasetError(
                 f"{name}: shape {recording.shape} is not (frames, channels), {MIN_FRAMES} frames "
@@ -306,6 +306,8 @@ def load_recordings(
         canonical,
         notes=notes,
     ).check()
+    if lost:
+        notes.append(f"in {len(lost)} recordings the hand was lost: {lost[0]}")
     empty = [int((~s.any(axis=1)).sum()) for s in sequences]
     if any(empty):
         notes.append(
@@ -347,15 +349,15 @@ def _labels(path: Path) -> list[tuple[str, str, str]]:
     return rows
 
 
-def _recording(path: Path, rate_hz: float) -> tuple[NDArray, Side]:
+def _recording(path: Path, rate_hz: float, lost: list[str]) -> tuple[NDArray, Side]:
     """Its frames, (T, ...) at ``rate_hz`` where it tells times, and the hand that they were of;
-    left ones are mirrored."""
+    left ones are mirrored. lost: what is not taken is told there."""
     if path.suffix not in RECORDINGS:
         raise DatasetError(f"{path}: not one of {', '.join(RECORDINGS)}")
     if not path.is_file():
         raise DatasetError(f"{path}: no such file")
     if path.suffix == ".mcap":
-        return _mcap(path, rate_hz)
+        return _mcap(path, rate_hz, lost)
     if path.suffix == ".csv":
         return _csv(path), "unknown"
     loaded = load_array(path)
@@ -372,7 +374,7 @@ def _csv(path: Path) -> NDArray:
     return read_table(path, columns, separator, strict=True).values
 
 
-def _mcap(path: Path, rate_hz: float) -> tuple[Float32, Side]:
+def _mcap(path: Path, rate_hz: float, told: list[str]) -> tuple[Float32, Side]:
     """The hand seen in most frames, as a right hand: its longest stretch without a gap at which
     the stream, too, would lose it."""
     hands: dict[tuple[str, Side], list[tuple[int, Float32]]] = {}
@@ -390,6 +392,8 @@ def _mcap(path: Path, rate_hz: float) -> tuple[Float32, Side]:
     time_s = np.array([t - seen[0][0] for t, _ in seen]) / 1e9
     lost = np.flatnonzero(np.diff(time_s) > Segmentation().max_gap_s) + 1
     a, b = max(pairwise([0, *lost.tolist(), len(seen)]), key=lambda span: span[1] - span[0])
+    if b - a < len(seen):
+        told.append(f"of {path.name} the longest stretch is taken, {b - a} of {len(seen)} frames")
     joints = np.stack([j for _, j in seen[a:b]])
     right = mirrored(joints) if side == "left" else joints
     return _at_rate(right.reshape(len(right), -1), time_s[a:b], rate_hz), side
