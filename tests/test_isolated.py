@@ -13,7 +13,7 @@ import torch
 from click.testing import CliRunner
 
 from hgr_stream.cli import cli
-from hgr_stream.cli.train_isolated import train_isolated_command
+from hgr_stream.cli.train_isolated import load_others, train_isolated_command
 from hgr_stream.datasets.base import DatasetError
 from hgr_stream.datasets.gestures import (
     Gestures,
@@ -719,6 +719,9 @@ def test_gestures_cut_from_continuous_recordings(shared_data: Path) -> None:
     assert len(found.notes) < 5
     assert 20 < np.median(found.lengths) < 45  # at 30 a second
     assert min(found.lengths) >= 6
+    (fast,) = load_others((f"shrec21={shared_data / 'shrec21_online_train'}",), 60.0)
+    assert fast.rate_hz == 60
+    assert np.median(fast.lengths) == pytest.approx(2 * np.median(found.lengths), abs=3)
 
 
 def test_sharpness_aware_steps_end_where_they_began(gestures: Gestures, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from hgr_stream.datasets.gestures import Gestures, load_recordings, load_shrec17
 from hgr_stream.datasets.takes import among, copies, fingerprints, packed, unpacked
 from hgr_stream.recognition import bundle
 from hgr_stream.recognition.bundle import ModelError
-from hgr_stream.training.evaluate import OverlapError, refuse_overlap
+from hgr_stream.training.evaluate import Model, OverlapError, refuse_overlap, scores
 from hgr_stream.training.isolated import Outcome, train_isolated
 from hgr_stream.training.isolated_folds import train_folds
 from hgr_stream.training.isolated_recipe import TrainingError, scaled
@@ -336,6 +336,21 @@ def test_a_teacher_that_knows_the_held_out_by_another_name(
     student = train_isolated(few, taught, tmp_path / "s", held_out=["3"], device="cpu")
     learnt = Learnt.from_metadata(read_run(student.folder))
     assert learnt.count == 54  # what the teacher has seen came to the student, too
+
+
+def test_all_have_one_rate(gestures: Gestures, run: Outcome, tmp_path: Path) -> None:
+    fast = replace(gestures, rate_hz=60.0)
+    with pytest.raises(DatasetError, match="copy: 30 frames a second, where made-up has 60"):
+        train_isolated(fast, BRIEF, tmp_path / "r", also=[replace(gestures, data="copy")])
+    taught = scaled(BRIEF, teachers=(str(run.folder),))
+    slow = replace(gestures.take(range(54)), classes=sorted(gestures.classes), rate_hz=20.0)
+    with pytest.raises(TrainingError, match="a teacher of 30 frames a second"):
+        train_isolated(slow, taught, tmp_path / "r", device="cpu")
+    export_run(run.folder, tmp_path / "m.pt")
+    with pytest.raises(
+        ModelError, match="made-up: 60 frames a second; the model was trained at 30"
+    ):
+        scores(Model(tmp_path / "m.pt"), fast)
 
 
 # ---- going on -----------------------------------------------------------------------------------

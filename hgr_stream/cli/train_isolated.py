@@ -72,8 +72,8 @@ def divided(gestures: Gestures, split: Path) -> tuple[Gestures, list[str]]:
 
 
 def load_others(named: tuple[str, ...], rate_hz: float) -> list[Gestures]:
-    """Data sets as ``shrec21=DIR`` that are learnt beside, recordings at ``rate_hz``; raises
-    click.ClickException."""
+    """Data sets as ``shrec21=DIR`` that are learnt beside, at ``rate_hz`` (shrec17 has its own);
+    raises click.ClickException."""
     from ..datasets.base import DatasetError
     from ..datasets.gestures import load_continuous
 
@@ -83,7 +83,7 @@ def load_others(named: tuple[str, ...], rate_hz: float) -> list[Gestures]:
         try:
             match name:
                 case "shrec21" | "shrec22" if root:
-                    found.append(load_continuous(name, root))
+                    found.append(load_continuous(name, root, rate_hz))
                 case "shrec17" | "recordings" if root:
                     part = official_part(name, Path(root))
                     found.append(load_gestures(name, Path(root), None, None, rate_hz, part))
@@ -314,6 +314,7 @@ def train_isolated_command(
 
         from ..datasets.base import DatasetError
         from ..datasets.gestures import first_of
+        from ..datasets.shrec17 import RATE_HZ
         from ..recognition.bundle import ModelError
         from ..training.isolated import Outcome
         from ..training.isolated_folds import spread, train_folds
@@ -321,6 +322,8 @@ def train_isolated_command(
         from ..training.runs import LAST, write_json
     except ImportError as error:
         raise needs("training", error) from None
+    if dataset == "shrec17" and rate_hz != RATE_HZ:
+        raise click.UsageError(f"--rate is of recordings; shrec17 has {RATE_HZ}")
     torch.set_num_threads(threads)
     gestures = load_gestures(
         dataset, root, int(classes) if classes else None, labels, rate_hz,
@@ -337,7 +340,7 @@ def train_isolated_command(
     )  # fmt: skip
     command = shlex.join(["hgr", *sys.argv[1:]])
     common: dict[str, Any] = {"device": device, "resume": resume is not None, "command": command}
-    common["also"] = load_others(also, rate_hz)
+    common["also"] = load_others(also, gestures.rate_hz)
     common["options"] = options_of(context)
     many_folds = len(set(gestures.subjects)) if folds == "all" else int(folds or 0)
     outcomes: list[Outcome] = []

@@ -53,6 +53,7 @@ class Model:
         self.canonical = training.get("canonical", True)
         self.channels = training.get("channels", 3 * N_JOINTS)
         self.units = units_in(training)
+        self.rate_hz = float(training.get("rate_hz", self.bundle.metadata.rate_hz))
 
     @torch.inference_mode()
     def over_time(self, joints: Float32, fractions: Sequence[float]) -> NDArray[np.float64]:
@@ -163,11 +164,17 @@ def scores(
 ) -> NDArray[np.float64]:
     """Probabilities (N, F, C) of every gesture after each fraction of it.
 
-    The gestures' classes must be the model's (see ``align``). Raises ModelError for other channels.
+    The gestures' classes must be the model's (see ``align``). Raises ModelError for other channels
+    and another rate.
     """
     if (gestures.canonical, gestures.channels) != (model.canonical, model.channels):
         raise ModelError(
             f"{gestures.data}: {_kind(gestures)}; the model was trained on {_kind(model)}"
+        )
+    if gestures.rate_hz != model.rate_hz:
+        raise ModelError(
+            f"{gestures.data}: {gestures.rate_hz:g} frames a second; the model was trained at "
+            f"{model.rate_hz:g}"
         )
     out = np.empty((len(gestures), len(fractions), len(gestures.classes)))
     for i in range(len(gestures)):

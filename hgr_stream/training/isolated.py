@@ -132,6 +132,12 @@ def train_isolated(
         odd = next((g.data for g in (*also, gestures) if not g.canonical), None)
         if odd:
             raise DatasetError(f"{odd}: its channels are no hand; only hands learn beside others")
+        for one in also:
+            if one.rate_hz != gestures.rate_hz:
+                raise DatasetError(
+                    f"{one.data}: {one.rate_hz:g} frames a second, where {gestures.data} has "
+                    f"{gestures.rate_hz:g}"
+                )
         if not recipe.beside:
             raise DatasetError("beside is 0: no gesture of the other data sets would be seen")
     folder = Path(out)

@@ -319,6 +319,8 @@ def teachers_for(folder: Path, gestures: Gestures, held: NDArray[np.int64]) -> l
         net, settings, _ = load_run(run)
         if settings["classes"] != gestures.classes or settings["canonical"] != gestures.canonical:
             raise TrainingError(f"{run}: a teacher of other classes or channels")
+        if settings["rate_hz"] != gestures.rate_hz:
+            raise TrainingError(f"{run}: a teacher of {settings['rate_hz']:g} frames a second")
         learnt = Learnt.from_metadata(settings)
         takes, people = learnt.of_gestures(part, gestures)
         if (takes | people).any():
