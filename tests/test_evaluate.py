@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from test_isolated import QUICK, takes, write_takes
+from test_isolated import QUICK, dhg, takes, write_takes
 
 from hgr_stream.cli.evaluate import evaluate as evaluate_command
 from hgr_stream.cli.evaluate import export as export_command
@@ -325,6 +325,13 @@ def test_overlap_is_by_data_set() -> None:
         ev.refuse_overlap({"data": "made-up", "subjects": ["2", "9"]}, gestures)
     with pytest.raises(OverlapError, match="does not tell on whom"):
         ev.refuse_overlap({"data": "made-up"}, gestures)
+
+
+def test_dhg_is_judged_whole(tmp_path: Path) -> None:
+    """It has no official lists, and its people 1 and 2 are not those who were trained on."""
+    done = CliRunner().invoke(evaluate_command, ["--root", str(dhg(tmp_path))])
+    assert done.exit_code == 0, done.output
+    assert "of 3 gestures" in done.output
 
 
 @pytest.mark.parametrize("name", ["shrec17-14", "shrec17-28"])

@@ -40,7 +40,7 @@ A split file holds lines 'what,part': a gesture's name or a subject, and train o
 @click.option("--labels", type=click.Path(exists=True, dir_okay=False, path_type=Path),
               help="CSV of file,label[,subject].  [default: ROOT/labels.csv]")  # fmt: skip
 @click.option("--split", default="", metavar="test|train|all|held-out|FILE",
-              help="Which gestures.  [default: test of shrec17, all of recordings]")  # fmt: skip
+              help="Which gestures.  [default: test where a list says who, else all]")  # fmt: skip
 @click.option("--coarse", is_flag=True, help="Judge a run by its coarse classes: the 14 of 28.")
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path),
               help="Write report.json and confusion.png there.")  # fmt: skip
@@ -66,7 +66,8 @@ def evaluate(
     chosen = model or named or "shrec17-14"
     if model and named and model != named:
         raise click.UsageError("MODEL and --model name two models")
-    split = split or ("test" if dataset == "shrec17" else "all")
+    listed = dataset == "shrec17" and any(root.rglob("*_gestures.txt"))  # DHG has no lists
+    split = split or ("test" if listed else "all")
     try:
         from ..datasets.base import DatasetError
         from ..recognition.bundle import ModelError
