@@ -223,6 +223,7 @@ def test_other_people_of_the_same_names_are_judged(run: Outcome, tmp_path: Path)
     write_takes(root, other_takes(), "npy")
     done = judge(run, root)
     assert done.exit_code == 0, done.output
+    assert "called as they: 0, 1, 2" in " ".join(done.output.split())
 
 
 def test_new_takes_of_whom_it_has_learnt_are_refused(gestures: Gestures) -> None:
@@ -268,6 +269,9 @@ def test_the_held_out_are_not_learnt_beside(gestures: Gestures, tmp_path: Path) 
     )
     assert run.notes == ["copy: 18 gestures of the held-out are not learnt beside"]
     assert Learnt.from_metadata(read_run(run.folder)).count == 54
+    new = replace(other_takes(), data="copy").of_coarse()
+    run = train_isolated(gestures, recipe, tmp_path / "n", held_out=["1"], device="cpu", also=[new])
+    assert run.notes == ["copy: 1 learnt beside, though called as those held out are"]
     official, others = replace(gestures, data="shrec17"), replace(other_takes(), data="shrec17")
     held = Learnt.from_gestures(official.take(range(18, 36)))
     takes, people = held.of_gestures(others)

@@ -134,6 +134,7 @@ def _report(chosen: str, gestures: Gestures, whole: Gestures, split: str, coarse
 
     from ..datasets.takes import copies_told
     from ..training import evaluate as ev
+    from ..training.learnt import Learnt
     from ..training.runs import runs_in
 
     runs = runs_in(chosen) if Path(chosen).is_dir() else []
@@ -166,6 +167,9 @@ def _report(chosen: str, gestures: Gestures, whole: Gestures, split: str, coarse
             found = ev.scores(model, own, watch=lambda s, t=task: bar.update(t, completed=s))  # type: ignore[misc]
             parts.append((own, found))
     notes = [note for own, _ in parts for note in copies_told(own, "they count twice")]
+    for (model, _), (own, _) in zip(models, parts, strict=True):
+        if same := Learnt.from_metadata(model.bundle.metadata.training).namesakes(own):
+            notes.append(f"taken for others than those trained on, though called as they: {same}")
     more: list[str] = []
     if split == "held-out":
         parts, more = _not_fitted_to_them(parts, [model for model, _ in models])

@@ -156,6 +156,8 @@ def train_isolated(
         if away.any():
             notes.append(f"{one.data}: {away.sum()} gestures of the held-out are not learnt beside")
         others.append(one.take(np.flatnonzero(~away)))
+        if same := held.namesakes(others[-1]):
+            notes.append(f"{one.data}: {same} learnt beside, though called as those held out are")
     told["also"] = [g.data for g in others]
     told["also_content"] = content(others)
     told["notes"] = notes

@@ -18,8 +18,17 @@ from numpy.typing import NDArray
 
 from ..datasets.base import DatasetError, HandSequence
 from ..datasets.convert import Recording
-from ..datasets.gestures import Gestures
-from ..datasets.takes import VALUES, Prints, Takes, among, fingerprints, packed, unpacked
+from ..datasets.gestures import Gestures, first_of, in_order
+from ..datasets.takes import (
+    OFFICIAL,
+    VALUES,
+    Prints,
+    Takes,
+    among,
+    fingerprints,
+    packed,
+    unpacked,
+)
 from ..recognition.bundle import ModelError
 from ..skeleton import mirrored
 from .truth import sequences_of
@@ -132,6 +141,15 @@ class Learnt:
             if known.same_people((whole or gestures).data, everything):
                 people |= known.people is None or np.isin(gestures.subjects, list(known.people))
         return takes, people
+
+    def namesakes(self, gestures: Gestures) -> str:
+        """Of gestures that are neither learnt nor of whom is known: their people who are called as
+        those known are, in data of the user's, where that may be the same person; "" for none."""
+        if gestures.data in OFFICIAL:
+            return ""
+        own = set(gestures.subjects) - {""}
+        known = (t.people for t in self.takes if t.people and t.data not in OFFICIAL)
+        return ", ".join(first_of(in_order({s for people in known for s in people & own})))
 
     def of_sequences(
         self, sequences: Sequence[HandSequence], *, people: bool = True
