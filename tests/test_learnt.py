@@ -26,7 +26,7 @@ from hgr_stream.recognition.bundle import ModelError
 from hgr_stream.training.evaluate import Model, OverlapError, refuse_overlap, scores
 from hgr_stream.training.isolated import Outcome, train_isolated
 from hgr_stream.training.isolated_folds import train_folds
-from hgr_stream.training.isolated_recipe import TrainingError, scaled
+from hgr_stream.training.isolated_recipe import MODERN, TrainingError, scaled
 from hgr_stream.training.learnt import Learnt, new_to, unlearnt
 from hgr_stream.training.material import recording_of
 from hgr_stream.training.runs import LAST, RUN, SCORES, export_run, read_run
@@ -336,6 +336,12 @@ def test_a_teacher_that_knows_the_held_out_by_another_name(
     taught = scaled(BRIEF, teachers=(str(teacher.folder),))
     with pytest.raises(TrainingError, match="this teacher was trained on the held-out '1'"):
         train_isolated(gestures, taught, tmp_path / "s", held_out=["1"], device="cpu")
+    narrow = replace(gestures, sequences=[s[:, :9] for s in gestures.sequences], canonical=False)
+    settings = (teacher.folder / RUN).read_text()
+    (teacher.folder / RUN).write_text(json.dumps(json.loads(settings) | {"canonical": False}))
+    with pytest.raises(TrainingError, match="teacher of other classes or channels"):
+        train_isolated(narrow, scaled(MODERN, teachers=taught.teachers), tmp_path / "s")
+    (teacher.folder / RUN).write_text(settings)
     few = gestures.take([i for i, s in enumerate(gestures.subjects) if s != "0"])
     student = train_isolated(few, taught, tmp_path / "s", held_out=["3"], device="cpu")
     learnt = Learnt.from_metadata(read_run(student.folder))
@@ -443,6 +449,13 @@ def test_a_split_file_says_who_is_learnt(data: Path, tmp_path: Path) -> None:
     done = CliRunner().invoke(train_isolated_command, told)
     assert done.exit_code == 1
     assert "subject '3' is in both parts" in done.output
+    rows = (data / "labels.csv").read_text().splitlines()
+    bare = tmp_path / "bare.csv"
+    bare.write_text("\n".join(row.rpartition(",")[0] for row in rows))
+    split.write_text("take60.npy,train\ntake70.npy,test\n")
+    done = CliRunner().invoke(train_isolated_command, [*told, "--labels", str(bare)])
+    assert done.exit_code == 1
+    assert "name no subject are in both parts; name the subjects" in done.output
 
 
 def test_stopped_before_there_is_anything_to_go_on_with(

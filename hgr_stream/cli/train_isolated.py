@@ -63,6 +63,10 @@ def divided(gestures: Gestures, split: Path) -> tuple[Gestures, list[str]]:
     except (DatasetError, OSError) as error:
         raise click.ClickException(str(error)) from None
     train, test = ({gestures.subjects[i] for i in parts[part]} for part in ("train", "test"))
+    if "" in train & test:
+        raise click.ClickException(
+            f"{split}: gestures that name no subject are in both parts; name the subjects"
+        )
     if both := sorted(train & test):
         raise click.ClickException(
             f"{split}: subject {both[0]!r} is in both parts; a person is learnt or held out whole"

@@ -317,7 +317,8 @@ def teachers_for(folder: Path, gestures: Gestures, held: NDArray[np.int64]) -> l
     part = gestures.take(held)
     for run in runs_in(folder):
         net, settings, _ = load_run(run)
-        if settings["classes"] != gestures.classes or settings["canonical"] != gestures.canonical:
+        theirs = settings["classes"], settings["channels"], settings["canonical"]
+        if theirs != (gestures.classes, gestures.channels, gestures.canonical):
             raise TrainingError(f"{run}: a teacher of other classes or channels")
         if settings["rate_hz"] != gestures.rate_hz:
             raise TrainingError(f"{run}: a teacher of {settings['rate_hz']:g} frames a second")
