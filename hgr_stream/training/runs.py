@@ -197,12 +197,13 @@ def load_run(folder: str | Path) -> tuple[Net, dict[str, Any], dict[str, Any]]:
         units_in(settings),
     )
     try:
-        net.load_state_dict(read(folder / BEST))
         scores = json.loads((folder / SCORES).read_text())
-    except (RuntimeError, ValueError, OSError) as error:
-        if isinstance(error, TrainingError):
-            raise
+    except (ValueError, OSError):
         raise TrainingError(f"{folder}: not a finished training; resume it first") from None
+    try:
+        net.load_state_dict(read(folder / BEST))
+    except RuntimeError:
+        raise TrainingError(f"{folder}: {BEST} is of another version's network") from None
     return net.eval(), settings, scores
 
 
