@@ -1,8 +1,9 @@
 """The configuration: one TOML file, typed; unknown keys and wrong types are refused by name.
 
 Every table below is a struct whose fields are the keys, with their units in the names and their
-defaults beside them; ``configs/`` holds a commented file for each device. A device's own options
-are checked by its driver (``hgr_drivers.registry``), since only the driver knows them.
+defaults beside them; ``configs/`` holds a commented file for each device, which goes by its name,
+too (``shipped``). A device's own options are checked by its driver (``hgr_drivers.registry``),
+since only the driver knows them.
 """
 
 from __future__ import annotations
@@ -194,12 +195,25 @@ def _alone(data: dict[str, Any], path: list[str], key: str) -> dict[str, Any]:
     return {**data, path[0]: _alone(data[path[0]], path[1:], key)}
 
 
+def shipped() -> dict[str, Path]:
+    """The shipped configs, name -> file: in an installed package, or beside it in a checkout."""
+    package = Path(__file__).parent
+    inside, beside = package / "configs", package.parent / "configs"
+    folder = inside if inside.is_dir() else beside
+    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+
+
 def load(path: Path) -> Config:
-    """Read and check a TOML file; raises ConfigError."""
+    """Read and check a TOML file, or the shipped one of that name ("leap"); raises ConfigError."""
+    found = path if path.is_file() else shipped().get(str(path), path)
     try:
-        text = path.read_text(encoding="utf-8")
+        text = found.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file") from None
+        known = path.stem in shipped()
+        cure = (
+            f"the shipped one is called {path.stem}" if known else "hgr config lists those shipped"
+        )
+        raise ConfigError(f"{path}: no such file; {cure}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from None
     return parse(text, str(path))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,18 @@ from hgr_drivers import registry
 from hgr_drivers.base import DeviceError
 from hgr_drivers.replay import ReplayDriver, ReplayOptions
 
+from hgr_stream import config
 from hgr_stream.cli import cli
-from hgr_stream.config import Config, ConfigError, convert, is_name, load, parse, run_dir
+from hgr_stream.config import (
+    Config,
+    ConfigError,
+    convert,
+    is_name,
+    load,
+    parse,
+    run_dir,
+    shipped,
+)
 from hgr_stream.recognition.bundle import resolve
 from hgr_stream.recording import Writer
 from tests.conftest import ROOT
@@ -22,6 +33,57 @@ def test_shipped_configs_are_right(path) -> None:
     config = load(path)
     registry.check(config)
     assert config.devices
+
+
+def test_a_shipped_config_is_found_by_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert load(Path("camera")).devices["camera"]["driver"] == "camera"
+    assert load(ROOT / "configs/camera.toml") == load(Path("camera"))
+    with pytest.raises(
+        ConfigError, match=r"^configs.leap.toml: no .* the shipped one is called leap$"
+    ):
+        load(Path("configs/leap.toml"))
+    with pytest.raises(ConfigError, match=r"^nix: no such file; hgr config lists those shipped$"):
+        load(Path("nix"))
+    (tmp_path / "camera").write_text('[devices.mine]\ndriver = "camera"\n')
+    assert list(load(Path("camera")).devices) == ["mine"]  # a file of one's own comes first
+
+
+def test_an_installed_package_has_the_configs_inside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wheel = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"][
+        "targets"
+    ]["wheel"]
+    assert "configs" in wheel["only-include"]
+    inside = tmp_path / wheel["sources"]["configs"]
+    inside.mkdir(parents=True)
+    (inside / "mine.toml").touch()
+    monkeypatch.setattr(config, "__file__", str(tmp_path / "hgr_stream" / "config.py"))
+    assert shipped() == {"mine": inside / "mine.toml"}
+
+
+def test_shipped_configs_are_listed_shown_and_copied(tmp_path: Path) -> None:
+    def told(*arguments: str, code: int = 0) -> str:
+        done = CliRunner().invoke(cli, ["config", *arguments])
+        assert done.exit_code == code, done.output
+        return done.output
+
+    listed = told().splitlines()
+    assert [line.split()[0] for line in listed] == list(shipped())
+    assert "leap       A Leap Motion or Ultraleap sensor." in listed
+    assert all(line.endswith(".") and "Run it" not in line for line in listed)
+    original = (ROOT / "configs/leap.toml").read_text()
+    assert told("leap") == original
+    copy = tmp_path / "my.toml"
+    told("leap", "-o", str(copy))
+    assert copy.read_text() == original
+    copy.write_text("changed")
+    assert "my.toml exists" in told("leap", "-o", str(copy), code=1)
+    assert copy.read_text() == "changed"
+    assert "shipped are azure, camera" in told("laep", code=2)
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from ..stream.bus import BusError
 #: command -> (module in this package, one line of help, heading)
 COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
     "run": ("daemon", "Run the daemon for the devices in a config file.", "Daemon"),
+    "config": ("daemon", "The shipped configs, one for each device.", "Daemon"),
     "status": ("daemon", "What the running daemon's processes do and count.", "Daemon"),
     "stop": ("daemon", "Stop the running daemon.", "Daemon"),
     "model": ("model", "Show models, or give the running daemon another one.", "Daemon"),
@@ -82,9 +83,9 @@ class Commands(click.Group):
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="""\b
 Examples:
-  hgr demo                      see it at work, no device needed
-  hgr run configs/leap.toml     the daemon for a Leap Motion
-  hgr listen                    what it recognises, in another terminal
+  hgr demo        see it at work, no device needed
+  hgr run leap    the daemon for a Leap Motion
+  hgr listen      what it recognises, in another terminal
 """,
 )
 @click.version_option(__version__, "--version", prog_name="hgr-stream")

@@ -1,4 +1,4 @@
-"""``hgr run``, ``status``, ``stop``: the daemon and what is asked of it."""
+"""``hgr run``, ``config``, ``status``, ``stop``: the daemon and what is asked of it."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from ..config import (
     load,
     path_of,
     run_dir,
+    shipped,
 )
 from ..messages import Status, decode
 from ..stream.bus import BusError, read_daemon_file
@@ -109,9 +110,9 @@ def connect_option(command: F) -> F:
 @click.command(
     epilog="""\b
 Examples:
-  hgr run configs/synthetic.toml
-  hgr run configs/leap.toml --model my-model.pt
-  hgr run configs/leap.toml --check
+  hgr run synthetic
+  hgr run leap --model my-model.pt
+  hgr run my.toml --check
 """
 )
 @click.argument("config", type=click.Path(path_type=Path), required=False)
@@ -121,8 +122,8 @@ Examples:
 def run(config: Path | None, model: str | None, port: int | None, check: bool) -> None:
     """Run the daemon in the foreground until Ctrl-C.
 
-    CONFIG is a TOML file (see configs/). Without one, the first Leap Motion service on this
-    machine is used.
+    CONFIG is a TOML file, or the name of a shipped one (hgr config lists them). Without it, the
+    first Leap Motion service on this machine is used.
 
     --check opens no device: it looks at the config, the model, each driver's options, packages
     and files, addresses used twice, and the recording's path. A line a fault, and exit code 1.
@@ -171,6 +172,34 @@ def run(config: Path | None, model: str | None, port: int | None, check: bool) -
     code = supervisor.run(ready)
     log.info("stopped")
     raise SystemExit(code)
+
+
+@click.command(
+    "config",
+    epilog="\b\nExamples:\n  hgr config\n  hgr config leap\n  hgr config leap -o my.toml\n",
+)
+@click.argument("name", required=False)
+@click.option(
+    "-o", "--output", "out", type=click.Path(path_type=Path), help="Write it there instead."
+)
+def config_command(name: str | None, out: Path | None) -> None:
+    """Print the shipped config NAME, or without it list what there is.
+
+    hgr run NAME runs it as it is; for other settings change a copy.
+    """
+    known = shipped()
+    if name is None:
+        for each, path in known.items():
+            about = path.read_text(encoding="utf-8").split("\n#\n")[0].replace("\n#", "")
+            click.echo(f"{each:10} {about.removeprefix('# ').partition(' Run it with')[0]}")
+    elif name not in known:
+        raise click.BadParameter(f"{name!r}: shipped are {', '.join(known)}", param_hint="NAME")
+    elif out is None:
+        click.echo(known[name].read_text(encoding="utf-8"), nl=False)
+    elif out.exists():
+        raise click.ClickException(f"{out} exists")
+    else:
+        out.write_bytes(known[name].read_bytes())
 
 
 def _faults(settings: Config) -> list[str]:

@@ -63,7 +63,7 @@ def event_lines(
 Examples:
   hgr process my.mcap
   hgr process recordings/ --model leap --json > events.jsonl
-  hgr process my.mcap --config configs/leap.toml
+  hgr process my.mcap --config leap
   hgr process --format shrec21 test_sequences/ --json
 \b
 JSON, one line an event: file, id, kind (early, confirmed, cancelled), label, start, end, report
