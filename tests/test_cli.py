@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +17,8 @@ import pytest
 from click.testing import CliRunner
 
 import hgr_stream
-from hgr_stream.cli import COMMANDS, cli
+from hgr_stream.cli import COMMANDS, cli, system
+from hgr_stream.cli.demo import free_port
 from hgr_stream.cli.numbers import Number
 from hgr_stream.cli.stream import plain
 from hgr_stream.client import Received
@@ -66,6 +68,23 @@ def test_doctor_finds_this_installation_well() -> None:
     assert findings["hgr-stream"]["state"] == hgr_stream.__version__
     assert "leap (17 gestures)" in findings["shipped models"]["state"]
     assert all(f["ok"] or f["cure"] for f in findings.values())
+
+
+def test_doctor_looks_where_clients_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    port = free_port()
+    monkeypatch.setenv("HGR_ENDPOINT", f"tcp://127.0.0.1:{port}")
+    with socket.socket() as taken:  # the second of the two ports that a daemon needs
+        taken.bind(("127.0.0.1", port + 1))
+        taken.listen()
+        busy = system._daemon()
+    free = system._daemon()
+    monkeypatch.setenv("HGR_ENDPOINT", "here")
+    wrong = system._daemon()
+    assert (busy.ok, free.ok, wrong.ok) == (False, True, False)
+    assert f"127.0.0.1:{port + 1}" in busy.state
+    assert f"127.0.0.1:{port}" in free.state
+    assert "no endpoint" in wrong.state
+    assert "HGR_ENDPOINT" in busy.cure
 
 
 def test_a_model_tells_of_itself(tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import platform
-import socket
 import sys
 import time
 from collections.abc import Iterable
@@ -13,12 +12,13 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Final
 
 import click
+import zmq
 from packaging.requirements import Requirement
 
 from .. import __version__
-from ..client import ClientError, ping
-from ..config import DEFAULT_PORT, default_endpoint, default_run_dir
-from ..stream.bus import BusError, make_run_dir
+from ..client import ClientError, ping, request_endpoint
+from ..config import ENDPOINT_VARIABLE, default_endpoint, default_run_dir
+from ..stream.bus import PORT_CURE, BusError, make_run_dir
 
 if TYPE_CHECKING:
     from hgr_drivers.base import Driver
@@ -196,19 +196,17 @@ def _daemon() -> Finding:
 
 
 def _port() -> Finding:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", DEFAULT_PORT))
-        except OSError as error:
-            return Finding(
-                "daemon",
-                f"port {DEFAULT_PORT} is taken: {error.strerror}",
-                False,
-                "choose another [gateway] port",
-                needed=False,
-            )
-    return Finding("daemon", f"not running; port {DEFAULT_PORT} is free", True)
+    """Whether a daemon could have its two ports, tried as it tries them."""
+    public = default_endpoint()
+    try:
+        with zmq.Context() as context:
+            for address in (public, request_endpoint(public)):
+                with context.socket(zmq.REP) as probe:
+                    probe.bind(address)
+    except (zmq.ZMQError, ClientError) as error:
+        cure = f"{PORT_CURE} (or correct {ENDPOINT_VARIABLE})"
+        return Finding("daemon", f"not running; {error}", False, cure, needed=False)
+    return Finding("daemon", f"not running; {public} and the port after it are free", True)
 
 
 def _realsense() -> list[Finding]:
