@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -119,7 +120,11 @@ Examples:
 @click.option("--model", help="A shipped model's name or a file, instead of the config's.")
 @click.option("--port", type=click.IntRange(1, 65534), help="The gateway's, instead of config's.")
 @click.option("--check", is_flag=True, help="Check whether this can run here, and end.")
-def run(config: Path | None, model: str | None, port: int | None, check: bool) -> None:
+@click.option("--attached", is_flag=True,
+              help="End with the program that started it: when standard input ends.")  # fmt: skip
+def run(
+    config: Path | None, model: str | None, port: int | None, check: bool, attached: bool
+) -> None:
     """Run the daemon in the foreground until Ctrl-C.
 
     CONFIG is a TOML file, or the name of a shipped one (hgr config lists them). Without it, the
@@ -130,7 +135,7 @@ def run(config: Path | None, model: str | None, port: int | None, check: bool) -
     """
     from hgr_drivers import registry
 
-    from ..daemon.shell import set_up_logging
+    from ..daemon.shell import set_up_logging, wait_for_end_of_stdin
     from ..daemon.supervisor import Supervisor, handle_signals
     from ..recognition.bundle import ModelError
 
@@ -159,6 +164,13 @@ def run(config: Path | None, model: str | None, port: int | None, check: bool) -
         )
         return
     handle_signals(supervisor)
+    if attached:
+
+        def end_with_stdin() -> None:
+            wait_for_end_of_stdin()
+            supervisor.stop()
+
+        threading.Thread(target=end_with_stdin, daemon=True).start()
 
     def ready() -> None:
         log.info(

@@ -162,10 +162,10 @@ def daemon(config: Path, log: Path) -> Iterator[subprocess.Popen[bytes]]:
     """``hgr run`` in a process of its own, ended at the end."""
     with log.open("wb") as out:
         process = subprocess.Popen(
-            [sys.executable, "-m", "hgr_stream.cli", "run", str(config)],
+            [sys.executable, "-m", "hgr_stream.cli", "run", str(config), "--attached"],
             stdout=out,
             stderr=out,
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,  # closed by the system, should we be killed
             start_new_session=os.name != "nt",  # Ctrl-C is for us; we end it in order
         )
     try:

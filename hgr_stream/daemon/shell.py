@@ -41,6 +41,13 @@ def set_up_logging(stage: str) -> logging.Logger:
     return logging.getLogger(stage)
 
 
+def wait_for_end_of_stdin() -> None:
+    """Until who started this process closes its end of standard input, or dies."""
+    with contextlib.suppress(OSError, ValueError):
+        while os.read(sys.stdin.fileno(), 4096):
+            pass
+
+
 class Shell(ABC):
     """A stage's process. Subclasses say which sockets wake them and what they then do."""
 
@@ -153,12 +160,7 @@ class Shell(ABC):
         self.context.destroy(linger=300)
 
     def _watch_stdin(self) -> None:
-        # Blocks in read() until the supervisor closes its end or dies; costs nothing meanwhile.
-        try:
-            while os.read(sys.stdin.fileno(), 4096):
-                pass
-        except (OSError, ValueError):
-            pass
+        wait_for_end_of_stdin()
         self.stop()
         with contextlib.suppress(zmq.ZMQError):  # it may be ending already
             wake = self.context.socket(zmq.PUSH)
