@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import shutil
 import threading
 import time
@@ -153,6 +154,29 @@ def test_a_recorder_begins_new_files_and_waits_while_the_disk_is_full(
     assert (recorder.counts["messages"], recorder.counts["not_recorded"]) == (3, 1)
     found = [list(Reader(path).messages()) for path in (run_dir / "new").iterdir()]
     assert [len(messages) for messages in found] == [1, 1, 1]
+
+
+@pytest.mark.timeout(20)
+def test_a_recorder_ends_though_messages_come_without_a_pause(run_dir: Path) -> None:
+    recorder = RecorderShell(run_dir, run_dir / "r.mcap")
+    recorder.turn(0.0)
+    recorder.stream.close()
+    recorder.stream = Endless()  # type: ignore[assignment]
+    recorder.finish()
+    recorder.close()
+    (path,) = run_dir.glob("r-*.mcap")
+    assert Reader(path).indexed
+    assert recorder.counts["messages"] > 0
+
+
+class Endless:
+    """A stream that a replay goes on to feed."""
+
+    def __iter__(self) -> Iterator[Received]:
+        return itertools.repeat(Received("status/x", b"\x80", 0))
+
+    def close(self) -> None:
+        """As a stream's."""
 
 
 def test_what_a_tap_was_asked_for_does_not_pile_up(run_dir: Path) -> None:

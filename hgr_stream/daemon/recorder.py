@@ -21,6 +21,10 @@ from .shell import Shell
 
 IDLE_S = 0.05  # with the writer's flush period: at most 0.25 s are lost at a SIGKILL
 
+#: At the end what has come already is written, for so long at most: a replay beside the daemon may
+#: go on, and the supervisor waits 1.6 s for all stages together.
+DRAIN_S: Final = 0.3
+
 #: A file's index takes 10 to 30 MB of memory an hour, until it is closed.
 FILE_S: Final = 3600.0
 #: A full disk is looked at again after so long, and has room when so much is free.
@@ -134,9 +138,10 @@ class RecorderShell(Shell):
         self.gauges = {"megabytes": written / 1e6}
 
     def finish(self) -> None:
+        end_s = time.monotonic() + DRAIN_S
         with self._full_disk_told(time.monotonic()):
-            for received in self.stream:  # what has come already is written
-                if received is None:
+            for received in self.stream:
+                if received is None or time.monotonic() > end_s:
                     break
                 self._record(received)
             self._end()
