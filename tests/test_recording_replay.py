@@ -6,12 +6,14 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import zmq
 from click.testing import CliRunner, Result
 from hgr_drivers.base import DeviceError, EndOfStream
 from hgr_drivers.registry import configured
@@ -22,6 +24,7 @@ from hgr_stream.config import ConfigError
 from hgr_stream.messages import Frame, encode
 from hgr_stream.recording import Reader, Writer
 from hgr_stream.stream import topics
+from hgr_stream.stream.bus import LOCK_FILE, DaemonInfo, private_sockets, write_daemon_file
 from tests.daemon_process import HGR, Daemon, wait_until
 from tests.hands import swipe_frames
 from tests.models import save_palm_model
@@ -377,6 +380,32 @@ def test_ctrl_c_ends_a_looped_replay(daemon: Daemon, tmp_path: Path) -> None:
     told = process.communicate(timeout=5)[1]
     assert process.returncode == 0
     assert "frames replayed" in told
+
+
+def test_a_replay_ends_with_its_daemon_however_that_ended(short_path: Path) -> None:
+    """The daemon: a process that holds the lock, and a socket that takes what is sent."""
+    folder = short_path / "default"
+    folder.mkdir()
+    sockets, lock = private_sockets(folder), folder / LOCK_FILE
+    code = "import filelock, sys, time\nwith filelock.FileLock(sys.argv[1]): time.sleep(60)"
+    daemon = subprocess.Popen([sys.executable, "-c", code, str(lock)])
+    write_daemon_file(folder, DaemonInfo(daemon.pid, "", "0", "tcp://127.0.0.1:1", sockets, [], ""))
+    file = save(short_path / "a.mcap", bare(6000))
+    with zmq.Context() as context, context.socket(zmq.PULL) as segmenter:
+        segmenter.bind(sockets["frames"])
+        wait_until(lock.exists, 10, "its start")
+        replay = subprocess.Popen(
+            [*HGR, "replay", str(file)],
+            env={**os.environ, "HGR_RUN_DIR": str(short_path)}, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        assert segmenter.poll(20_000)
+        time.sleep(1.2)  # it has looked for its daemon
+        assert replay.poll() is None
+        daemon.kill()
+        daemon.wait()
+        told = replay.communicate(timeout=10)[1]
+    assert replay.returncode == 1
+    assert told.count("the daemon has ended; what was sent last reached nobody") == 1
 
 
 def test_replay_without_a_daemon_names_the_cure(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from hgr_stream.daemon.processes import EXIT_FATAL
 from hgr_stream.daemon.shell import Shell, error_line, set_up_logging
 from hgr_stream.messages import Frame, Hand, Truth, encode, joint_bytes
 from hgr_stream.stream import topics
-from hgr_stream.stream.bus import BusError, Outlet
+from hgr_stream.stream.bus import BusError, Outlet, runs_still
 from hgr_stream.stream.clock import ClockMap, PaceJudge, monotonic_ns
 
 from .base import DeviceError, Driver, EndOfStream, Sample, kind_of
@@ -168,8 +168,11 @@ class Stamper:
 class Runner(Shell):
     """A driver's process."""
 
-    def __init__(self, driver: Driver, device: str, run_dir: Path) -> None:
+    def __init__(
+        self, driver: Driver, device: str, run_dir: Path, *, supervised: bool = True
+    ) -> None:
         super().__init__(f"driver.{device}", run_dir)
+        self.run_dir, self.supervised = run_dir, supervised
         self.driver = driver
         driver.taken = frozenset(self.info.devices) - {device}
         self.stamper = Stamper(device, self.boot_id, lossless=driver.lossless)
@@ -297,6 +300,10 @@ class Runner(Shell):
             self.gauges["rate_hz"] = (frames - then) / (now_s - then_s) if then_s else 0.0
             self._beaten = (now_s, frames)
         self.gauges["age_s"] = now_s - self._sample_s if self._sample_s else -1.0
+        if not self.supervised and not self.exit_code and not runs_still(self.run_dir, self.info):
+            self.log.error("the daemon has ended; what was sent last reached nobody")
+            self.exit_code = 1
+            self.stop()
 
     def finish(self) -> None:
         self.driver.close()
@@ -306,8 +313,9 @@ class Runner(Shell):
 def run(driver: Driver, device: str, run_dir: Path, *, supervised: bool = False) -> int:
     """Run a driver on the daemon of ``run_dir`` until its source ends or it is stopped.
 
-    Returns the exit code; raises BusError when no daemon runs there."""
-    runner = Runner(driver, device, run_dir)
+    Returns the exit code; raises BusError when no daemon runs there. One that is not supervised
+    ends with the daemon: it would wait for nobody, or speak to nobody."""
+    runner = Runner(driver, device, run_dir, supervised=supervised)
     return Shell.run(runner, supervised=supervised) or runner.exit_code
 
 

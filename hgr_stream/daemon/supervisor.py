@@ -33,6 +33,7 @@ from ..segmentation import worth_telling
 from ..stream import topics
 from ..stream.bus import (
     DAEMON_FILE,
+    LOCK_FILE,
     MODEL_TIMEOUT_S,
     PORT_CURE,
     SOCKETS,
@@ -110,7 +111,7 @@ class Supervisor:
         the others can do without, given up."""
         while True:
             make_run_dir(self.dir)
-            lock = filelock.FileLock(self.dir / "lock")
+            lock = filelock.FileLock(self.dir / LOCK_FILE)
             try:
                 lock.acquire(timeout=0)
             except filelock.Timeout:

@@ -25,6 +25,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+import filelock
 import msgspec
 import zmq
 
@@ -50,6 +51,7 @@ IPC_LIMIT: Final = 100  # bytes in a unix socket's path, safely
 MODEL_TIMEOUT_S: Final = 60.0
 
 DAEMON_FILE: Final = "daemon.json"
+LOCK_FILE: Final = "lock"  # held by the supervisor as long as it lives
 
 
 class BusError(RuntimeError):
@@ -143,6 +145,22 @@ def read_daemon_file(run_dir: Path) -> DaemonInfo:
         ) from None
     except (OSError, msgspec.MsgspecError, json.JSONDecodeError) as error:
         raise BusError(f"{run_dir / DAEMON_FILE} cannot be read: {error}") from None
+
+
+def runs_still(run_dir: Path, info: DaemonInfo) -> bool:
+    """Whether the daemon that left ``info`` in its run directory is there yet, however it ended."""
+    lock = run_dir / LOCK_FILE
+    try:
+        if read_daemon_file(run_dir).pid != info.pid:
+            return False
+        if lock.exists():  # a cleaner of /tmp may have taken it
+            with filelock.FileLock(lock, timeout=0):
+                return False
+    except filelock.Timeout:
+        return True
+    except (BusError, OSError):
+        return False
+    return True
 
 
 #: What to do when the gateway cannot have its port.
