@@ -376,7 +376,9 @@ def test_config_file_shows_the_defaults() -> None:
 # --- messages that are not what they should be
 
 
-def test_bad_messages_are_counted_and_the_next_one_is_read() -> None:
+def test_bad_messages_are_counted_and_the_next_one_is_read(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     with LeapdServer(texts(1), fps=200) as server, opened(server.url) as driver:
         read(driver, 1)
         good = frame((7, "right"), (8, "left"), index=555)
@@ -400,6 +402,8 @@ def test_bad_messages_are_counted_and_the_next_one_is_read() -> None:
             "hand_incomplete": 1,
         }
         read(driver, 3)
+    assert caplog.text.count("malformed message refused") == 1
+    assert caplog.text.count("hand refused: a finger or a joint is missing") == 1
 
 
 def test_message_too_large_to_take_in_ends_the_connection(server: LeapdServer) -> None:

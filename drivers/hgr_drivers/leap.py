@@ -32,6 +32,7 @@ import numpy as np
 from msgspec import Meta
 
 from hgr_stream.datasets.leap_json import (
+    REASONS,
     DeviceState,
     LeapFrame,
     LeapJsonError,
@@ -312,10 +313,13 @@ class LeapDriver(Driver[LeapOptions]):
         return None
 
     def _refuse(self, reason: str, detail: str) -> None:
-        self._counts[f"message_{reason}"] += 1
-        if reason not in self._warned:  # once for each kind; the counts tell the rest
-            self._warned.add(reason)
-            log.warning("%s: %s message refused: %s", self.options.url, reason, detail)
+        self._complain(f"message_{reason}", f"{reason} message refused: {detail}")
+
+    def _complain(self, count: str, text: str) -> None:
+        self._counts[count] += 1
+        if count not in self._warned:  # once for each kind; the counts tell the rest
+            self._warned.add(count)
+            log.warning("%s: %s", self.options.url, text)
 
     def _device_event(self, state: DeviceState) -> None:
         self.device = state
@@ -329,7 +333,7 @@ class LeapDriver(Driver[LeapOptions]):
 
     def _sample(self, frame: LeapFrame) -> Sample:
         for reason in frame.refused:
-            self._counts[f"hand_{reason}"] += 1
+            self._complain(f"hand_{reason}", f"hand refused: {REASONS[reason]}")
         if frame.estimated_wrists:
             self._counts["wrist_estimated"] += frame.estimated_wrists
         return Sample(frame.device_ns, [self._hand(hand) for hand in frame.hands], frame.index)

@@ -39,6 +39,14 @@ INCOMPLETE: Final = "incomplete"  #: a finger or a joint is missing, or a finger
 MALFORMED: Final = "malformed"  #: a field of the wrong type or length
 NOT_FINITE: Final = "not_finite"  #: NaN, infinite, or beyond 1000 km
 TOO_MANY: Final = "too_many"
+#: The same for a person.
+REASONS: Final = {
+    NO_BONES: "SDK 1: palm and tips but no bones, which cannot give 22 joints",
+    INCOMPLETE: "a finger or a joint is missing",
+    MALFORMED: "a field of the wrong type or length",
+    NOT_FINITE: "NaN, infinite or absurd joints",
+    TOO_MANY: f"more than {MAX_HANDS} hands in one frame",
+}
 
 #: Wrist seen from the middle finger's base along (towards the thumb, palm direction, palm normal),
 #: in units of the distance thumb base - middle base: the mean of both hands of a Gemini frame,

@@ -12,7 +12,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 
@@ -22,14 +22,6 @@ from .files import bound_items, cut_note, item_texts, read_bytes, whole_items
 from .leap_json import LeapFrame, LeapJsonError
 
 __all__ = ["LeapFrame", "LeapRecording", "frame_texts", "load_leapjs"]
-
-_REASONS: Final = {
-    leap_json.NO_BONES: "SDK 1: palm and tips but no bones, which cannot give 22 joints",
-    leap_json.INCOMPLETE: "a finger or a joint is missing",
-    leap_json.MALFORMED: "a field of the wrong type or length",
-    leap_json.NOT_FINITE: "NaN, infinite or absurd joints",
-    leap_json.TOO_MANY: f"more than {leap_json.MAX_HANDS} hands in one frame",
-}
 
 
 @dataclass
@@ -74,7 +66,7 @@ def load_leapjs(path: Path) -> LeapRecording:
     read = sum(len(frame.hands) for frame in frames)
     total = read + refused.total()
     notes += [
-        f"{count} of {total} hands refused: {_REASONS[reason]}"
+        f"{count} of {total} hands refused: {leap_json.REASONS[reason]}"
         for reason, count in refused.most_common()
     ]
     if bad:
