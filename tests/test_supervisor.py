@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import signal
 import subprocess
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import zmq
@@ -20,7 +22,7 @@ from hgr_stream.cli.demo import free_port
 from hgr_stream.daemon import supervisor as module
 from hgr_stream.daemon.keeper import Keeper
 from hgr_stream.daemon.processes import Process
-from hgr_stream.daemon.supervisor import Child, Supervisor
+from hgr_stream.daemon.supervisor import Child, Supervisor, handle_signals
 from hgr_stream.messages import Status, decode, encode
 from tests.daemon_process import wait_until
 
@@ -137,3 +139,19 @@ def test_a_process_that_cannot_be_killed_holds_nobody_up() -> None:
         supervisor._tend(child, now_s + 0.1)
     assert popen.kills == 2  # at each time limit
     assert not supervisor._wait(child, 0.0)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has no such signals")
+def test_a_terminal_that_is_closed_ends_a_daemon_in_order_but_not_under_nohup() -> None:
+    before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    supervisor = Mock(spec=Supervisor)
+    try:
+        for as_started, stops in ((signal.SIG_DFL, 1), (signal.SIG_IGN, 0)):
+            supervisor.reset_mock()
+            signal.signal(signal.SIGHUP, as_started)
+            handle_signals(supervisor)
+            signal.raise_signal(signal.SIGHUP)
+            assert supervisor.stop.call_count == stops
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

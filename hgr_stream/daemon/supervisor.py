@@ -461,10 +461,14 @@ class Supervisor:
 
 
 def handle_signals(supervisor: Supervisor) -> None:
-    """Ctrl-C and SIGTERM end the daemon; a second Ctrl-C is not needed."""
+    """Ctrl-C, SIGTERM and a terminal that is closed end the daemon; a second Ctrl-C is not needed.
+
+    Not under nohup, which ignores the terminal's end for us."""
 
     def on_signal(*_: object) -> None:
         supervisor.stop()
 
     signal.signal(signal.SIGINT, on_signal)
     signal.signal(signal.SIGTERM, on_signal)
+    if sys.platform != "win32" and signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:
+        signal.signal(signal.SIGHUP, on_signal)
