@@ -96,7 +96,8 @@ class Gateway(_Table):
 
     host: str = "127.0.0.1"
     port: Annotated[int, Meta(ge=1, le=65534)] = DEFAULT_PORT
-    queue: Annotated[int, Meta(ge=1)] = 4096  #: messages kept for a slow subscriber, then dropped
+    #: Messages kept for a slow subscriber, then dropped.
+    queue: Annotated[int, Meta(ge=1, le=2**31 - 1)] = 4096
 
     def __post_init__(self) -> None:
         # The public socket is not encrypted: it must not be reachable from another machine.

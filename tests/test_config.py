@@ -93,6 +93,7 @@ def test_shipped_configs_are_listed_shown_and_copied(tmp_path: Path) -> None:
         ("[gatway]\nport = 1", "unknown key `gatway`"),
         ('[gateway]\nport = "6450"', "port"),
         ("[gateway]\nport = 70000", "port"),
+        ("[gateway]\nqueue = 5_000_000_000", "queue"),
         ('[gateway]\nhost = "0.0.0.0"', "not on loopback"),
         ('[gateway]\nhost = "192.168.1.5"', "not on loopback"),
         ("[recognition]\nthreshold = { V = 2.0 }", "threshold"),
