@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -259,3 +261,18 @@ def test_echo_is_json_whatever_a_driver_sends() -> None:
     sent = frame(0, 0, joints)
     shown = plain(Received(topics.of(sent), encode(sent), 0))
     assert msgspec.json.decode(shown)["hands"][0]["joints"][3] == [None, None, 0.1235]
+
+
+@pytest.mark.parametrize(("command", "source"), [("listen", "subscribe"), ("echo", "Stream")])
+def test_what_a_subscriber_lost_is_told_at_ctrl_c_too(
+    command: str, source: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Interrupted(contextlib.nullcontext[None]):
+        lost = 3
+
+        def __iter__(self) -> Iterator[Received]:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(f"hgr_stream.cli.stream.{source}", lambda *_, **__: Interrupted())
+    done = CliRunner().invoke(cli, [command, "--connect", "tcp://127.0.0.1:9"])
+    assert "lost 3 messages" in done.output

@@ -14,7 +14,7 @@ import click
 import msgspec
 import numpy as np
 
-from ..client import ClientError, Received, Stream, ping, subscribe
+from ..client import ClientError, Received, Stream, Subscription, ping, subscribe
 from ..messages import Event, Frame, MessageError, Status, Window, decode
 from ..skeleton import Float32
 from ..stream.clock import monotonic_ns
@@ -44,6 +44,16 @@ def tell_unknown(endpoint: str | None, labels: Collection[str]) -> None:
 def tell_losses(lost: int) -> None:
     if lost:
         click.echo(f"lost {lost} messages: this subscriber was too slow or away", err=True)
+
+
+@contextlib.contextmanager
+def losses_told(stream: Stream | Subscription) -> Iterator[None]:
+    """At the end of a subscription, its losses; Ctrl-C is its usual end."""
+    try:
+        with stream:
+            yield
+    finally:
+        tell_losses(stream.lost)
 
 
 @click.command(
@@ -83,13 +93,12 @@ def listen(
         labels=labels or None,
         timeout_s=timeout,
     )
-    with events:
+    with losses_told(events):
         for event in events:
             click.echo(json.dumps(msgspec.to_builtins(event)) if as_json else line(event))
             told += 1
             if told == count:
                 break
-    tell_losses(events.lost)
     if timeout is not None and told != count and (count is not None or told == 0):
         click.echo(f"no event for {timeout:g} s", err=True)
         raise SystemExit(1)
@@ -151,7 +160,8 @@ def echo(topic: str, connect: str | None, count: int | None, timeout: float | No
     """Print the messages of every topic that begins with TOPIC, one JSON object a line."""
     tell_when_absent(connect)
     told = 0
-    with Stream([topic], connect, timeout_s=timeout, snapshot=True) as stream:
+    stream = Stream([topic], connect, timeout_s=timeout, snapshot=True)
+    with losses_told(stream):
         for received in stream:
             if received is None:
                 continue
@@ -162,7 +172,6 @@ def echo(topic: str, connect: str | None, count: int | None, timeout: float | No
             told += 1
             if told == count:
                 break
-        tell_losses(stream.lost)
     if timeout is not None and (told == 0 or (count is not None and told < count)):
         click.echo(f"no message under {topic!r} for {timeout:g} s", err=True)
         raise SystemExit(1)
