@@ -1,7 +1,8 @@
 """What travels: frames, windows, events, truths and status, and the one codec for them.
 
 Every message is a MessagePack map with named fields; joints are raw little-endian float32 bytes,
-so that any MessagePack library in any language reads them. Fields are only ever appended, always
+so that any MessagePack library in any language reads them. A field that has its default, as told
+below, is left out of the map: who reads takes it from here. Fields are only ever appended, always
 with a default; readers ignore what they do not know. ``v`` is the schema's major version: a reader
 refuses another one.
 

@@ -24,7 +24,7 @@ from hgr_stream.cli.demo import free_port
 from hgr_stream.cli.numbers import Number
 from hgr_stream.cli.stream import plain
 from hgr_stream.client import Received
-from hgr_stream.messages import encode
+from hgr_stream.messages import Event, Status, encode
 from hgr_stream.recording import Writer
 from hgr_stream.stream import topics
 from tests.hands import frame, hand_joints
@@ -253,6 +253,16 @@ def test_every_number_on_the_command_line_refuses_what_is_none() -> None:
             for parameter in command.params:
                 if isinstance(parameter.type, click.FloatRange | type(click.FLOAT)):
                     assert isinstance(parameter.type, Number), (name, parameter.name)
+
+
+def test_json_has_all_fields_though_the_wire_leaves_defaults_out() -> None:
+    event = Event("a", "begin", "LEFT", "leap", "right", "right", 1, 2, 0.5)
+    status = Status("segmenter", "b", "up", 0, 0)
+    for message in (event, status, frame(0, 0, hand_joints())):
+        shown = json.loads(plain(Received(topics.of(message), encode(message), 0)))
+        assert set(shown) == {"topic", *message.__struct_fields__}
+    assert shown["hands"][0]["lacks"] == []
+    assert json.loads(plain(Received("status/x", encode(status), 0)))["counts"] == {}
 
 
 def test_echo_is_json_whatever_a_driver_sends() -> None:

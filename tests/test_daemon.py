@@ -25,7 +25,7 @@ import hgr_stream
 from hgr_stream.client import Stream
 from hgr_stream.config import ConfigError
 from hgr_stream.daemon.recorder import check_path
-from hgr_stream.messages import Event, Frame, Hand, Window, encode, joint_bytes
+from hgr_stream.messages import Event, Frame, Hand, Status, Window, encode, joint_bytes
 from hgr_stream.pipeline import Pipeline
 from hgr_stream.recognition.bundle import load
 from hgr_stream.recording import Writer
@@ -182,6 +182,7 @@ def test_listen_gives_a_line_an_event_and_ends_as_asked(daemon: Daemon) -> None:
     lines = [json.loads(line) for line in out.splitlines()]
     assert listener.returncode == 0
     assert [(e["kind"], e["label"]) for e in lines] == [("confirmed", "RIGHT")] * 2
+    assert set(lines[0]) == set(Event.__struct_fields__)  # also those that have their defaults
     nothing = daemon.hgr("listen", "--timeout", "0.3", "--label", "NEVER")
     assert nothing.returncode == 1
     assert "no event" in nothing.stderr
@@ -257,6 +258,7 @@ def test_echo_hz_and_status(daemon: Daemon) -> None:
     status = daemon.hgr("status", "--json")
     assert status.returncode == 0, status.stdout
     driver = json.loads(status.stdout)["driver.idle"]
+    assert set(driver) == set(Status.__struct_fields__)  # also those that have their defaults
     assert driver["counts"]["frames"] > 0
     assert 50 < driver["gauges"]["rate_hz"] < 70  # the device's own
     assert daemon.hgr("echo", "no/such", "--timeout", "0.3").returncode == 1

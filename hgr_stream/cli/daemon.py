@@ -266,7 +266,7 @@ def status(connect: str | None, as_json: bool) -> None:
         if row.state != "stopped" and (row.state != "up" or ages_s[row.stage] > SILENT_S)
     ]
     if as_json:
-        click.echo(json.dumps({row.stage: msgspec.to_builtins(row) for row in rows}))
+        click.echo(json.dumps({row.stage: msgspec.structs.asdict(row) for row in rows}))
     else:
         from rich.console import Console
         from rich.table import Table

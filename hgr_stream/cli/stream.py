@@ -95,7 +95,7 @@ def listen(
     )
     with losses_told(events):
         for event in events:
-            click.echo(json.dumps(msgspec.to_builtins(event)) if as_json else line(event))
+            click.echo(json.dumps(msgspec.structs.asdict(event)) if as_json else line(event))
             told += 1
             if told == count:
                 break
@@ -123,12 +123,13 @@ def _numbers(joints: Float32) -> object:
 
 
 def plain(received: Received) -> str:
-    """A message as one JSON line; joints as lists of millimetre-rounded metres."""
+    """A message as one JSON line, with all its fields (the wire leaves out what has its default);
+    joints as lists of metres, to a tenth of a millimetre."""
     message = received.message()
     fields: dict[str, object] = {"topic": received.topic}
     if message is None:
         return json.dumps({**fields, "bytes": len(received.payload)})
-    fields.update(msgspec.to_builtins(message, builtin_types=(bytes,)))
+    fields.update(msgspec.structs.asdict(message))
     if isinstance(message, Window):
         fields["joints"] = _numbers(message.array()) if message.joints else []
     if isinstance(message, Frame):
@@ -137,6 +138,7 @@ def plain(received: Received) -> str:
                 "id": hand.id,
                 "side": hand.side,
                 "confidence": hand.confidence,
+                "lacks": hand.lacks,
                 "joints": _numbers(hand.array()),
             }
             for hand in message.hands
