@@ -256,6 +256,14 @@ def test_record_refuses_to_overwrite(tmp_path: Path) -> None:
     assert list(Reader(file)) == bare(2)
 
 
+def test_record_of_nothing_is_exit_1(tmp_path: Path) -> None:
+    file = tmp_path / "nothing.mcap"
+    told = run("record", file, "--duration", 0.1, "--connect", "tcp://127.0.0.1:9")
+    assert told.exit_code == 1
+    assert "nothing was recorded" in told.output
+    assert Reader(file).indexed
+
+
 # ---- beside a daemon ----------------------------------------------------------------------------
 
 CONFIG = """
@@ -338,12 +346,16 @@ def test_record_ends_by_itself_and_selects_topics(daemon: Daemon, tmp_path: Path
     assert Reader(file).indexed
 
 
-def test_sigterm_closes_a_recording_and_sigkill_leaves_it_readable(
+def test_a_signal_closes_a_recording_and_sigkill_leaves_it_readable(
     daemon: Daemon, tmp_path: Path
 ) -> None:
-    closed = Recording(daemon, tmp_path / "a.mcap")
-    closed.stop(signal.SIGTERM)
-    assert Reader(closed.file).indexed
+    ends = [signal.SIGTERM]
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:
+        ends.append(signal.SIGHUP)  # under nohup it is ignored
+    for sig in ends:
+        closed = Recording(daemon, tmp_path / f"{sig.name}.mcap")
+        closed.stop(sig)
+        assert Reader(closed.file).indexed
     killed = Recording(daemon, tmp_path / "b.mcap")
     killed.stop(signal.SIGKILL)
     reader = Reader(killed.file)

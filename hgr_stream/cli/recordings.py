@@ -106,7 +106,7 @@ def record(
     """Record the running stream, all topics, until Ctrl-C.
 
     The file is whole at every moment but its last quarter of a second: a kill or a power cut
-    costs no more (hgr recover gives a cut file its index back).
+    costs no more (hgr recover gives a cut file its index back). Exit code 1 when nothing came.
     """
     from ..client import Stream
     from .stream import tell_losses, tell_when_absent
@@ -120,6 +120,7 @@ def record(
     tell_losses(lost)
     if not writer.messages:
         click.echo("nothing was recorded: hgr hz shows whether anything is sent", err=True)
+        raise SystemExit(1)
 
 
 def _record(stream: Stream, writer: Writer, duration_s: float | None) -> None:
@@ -132,7 +133,11 @@ def _record(stream: Stream, writer: Writer, duration_s: float | None) -> None:
     began_s = time.monotonic()
     wall_ns = wall_offset_ns()
     end_s = None if duration_s is None else began_s + duration_s
-    before = {s: signal.signal(s, end) for s in (signal.SIGINT, signal.SIGTERM)}
+    ends = [signal.SIGINT, signal.SIGTERM]
+    # A terminal that is closed, but not under nohup, which ignores that for us.
+    if sys.platform != "win32" and signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:
+        ends.append(signal.SIGHUP)
+    before = {s: signal.signal(s, end) for s in ends}
     progress = Progress()
     try:
         for received in stream:
