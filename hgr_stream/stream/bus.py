@@ -25,7 +25,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-import filelock
 import msgspec
 import zmq
 
@@ -149,6 +148,8 @@ def read_daemon_file(run_dir: Path) -> DaemonInfo:
 
 def runs_still(run_dir: Path, info: DaemonInfo) -> bool:
     """Whether the daemon that left ``info`` in its run directory is there yet, however it ended."""
+    import filelock  # tens of milliseconds, which no subscriber needs
+
     lock = run_dir / LOCK_FILE
     try:
         if read_daemon_file(run_dir).pid != info.pid:
