@@ -514,6 +514,9 @@ def test_lines_lists_and_objects_are_one(tmp_path: Path) -> None:
 
 def test_frames_without_time_have_the_given_rate(tmp_path: Path) -> None:
     frames = mediapipe()
+    (tmp_path / "m.json").write_text(json.dumps(frames))
+    of = [[f.time_ns for f in load_mediapipe(tmp_path / "m.json", n)[0].frames] for n in (None, 10)]
+    assert of[0] == of[1], "what has times keeps them"
     for frame in frames:
         del frame["timestamp_ms"]
     (tmp_path / "m.json").write_text(json.dumps(frames))

@@ -154,7 +154,7 @@ def load_mediapipe(path: Path, fps: float | None = None) -> list[HandFrames]:
     moments: list[_Moment] = []
     for position, text in enumerate(found.items):
         try:
-            moment = _moment(text, position, step_ns, fps is None, told, faults)
+            moment = _moment(text, position, step_ns, told, faults)
         except DatasetError as error:
             faults.add(f"of {len(found.items)} frames unreadable", f"frame {position}: {error}")
             continue
@@ -181,9 +181,7 @@ def _told(head: _Fields, notes: list[str]) -> _Size:
     return told
 
 
-def _moment(
-    text: bytes, position: int, step_ns: float, timed: bool, told: _Size, faults: Faults
-) -> _Moment:
+def _moment(text: bytes, position: int, step_ns: float, told: _Size, faults: Faults) -> _Moment:
     outer = decode_item(text, _Fields)
     inner = decode_item(outer["result"], _Fields) if "result" in outer else outer
     if not any(name in inner for name in (*_IMAGE, *_WORLD)):
@@ -194,7 +192,7 @@ def _moment(
             if name in fields:
                 number = decode_item(fields[name], int)
         for name, unit_ns in _TIMES.items():
-            if name in fields and timed:
+            if name in fields:
                 time_ns = decode_item(fields[name], float) * unit_ns
     time_ns = number * step_ns if time_ns is None else time_ns
     if not 0 <= number <= MAX_FRAME or not abs(time_ns) < 2.0**62:
