@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from hgr_stream.cli.evaluate import evaluate as evaluate_command
-from hgr_stream.cli.online import evaluate_online_command
+from hgr_stream.cli.online import evaluate_online_command, rate_of
 from hgr_stream.cli.train_online import DATASETS, train
 from hgr_stream.datasets.base import DatasetError
 from hgr_stream.datasets.gestures import Gestures
@@ -22,7 +22,15 @@ from hgr_stream.recognition import bundle
 from hgr_stream.recording import Writer
 from hgr_stream.skeleton import N_JOINTS, Float32, bone_lengths
 from hgr_stream.stream import topics
-from hgr_stream.training.material import CONTINUOUS, ISOLATED, load, part_of, part_told
+from hgr_stream.training.material import (
+    CONTINUOUS,
+    ISOLATED,
+    load,
+    load_beside,
+    part_of,
+    part_told,
+    spliced_recordings,
+)
 from hgr_stream.training.recipe import Recipe, train_online
 from hgr_stream.training.splice import SpliceRule, idle_clips, splice
 from hgr_stream.training.streams import labels_of, split, to_streams
@@ -178,6 +186,46 @@ def test_sources_are_joined_and_gestures_renamed(tmp_path: Path) -> None:
         load([("recordings", takes)], same={"UP": "DOWN"})
 
 
+def write_landmarks(folder: Path) -> Path:
+    """A stream that tells no times: 120 frames of MediaPipe's, with a truth file."""
+    folder.mkdir()
+    points = np.delete(hand_joints(), 1, 0).tolist()
+    lines = [json.dumps({"hand_world_landmarks": [points]}) for _ in range(120)]
+    (folder / "one.jsonl").write_text("\n".join(lines))
+    (folder / "one.csv").write_text("BOW,0.5,1\n")
+    return folder
+
+
+def test_what_tells_no_times_has_the_rate_that_is_given(tmp_path: Path) -> None:
+    takes = write_takes(tmp_path / "takes", ["a", "b", "c"])
+    stream = write_landmarks(tmp_path / "stream")
+    swipes = tmp_path / "swipes"
+    swipes.mkdir()
+    record(swipes / "timed.mcap")
+    (swipes / "timed.csv").write_text("RIGHT,1,1.4\n")
+    for rate_hz in (None, 60.0):
+        step_ns = round(1e9 / (rate_hz or 30.0))
+        for own in (
+            load([("recordings", takes)], rate_hz=rate_hz),
+            load_beside([("recordings", takes)], [], rate_hz=rate_hz)["recordings"],
+            load([("streams", stream)], rate_hz=rate_hz),
+        ):
+            part = slice(own[0].segments[0].start, own[0].segments[0].end + 1)
+            assert np.abs(np.diff(own[0].time_ns[part]) - step_ns).max() <= 1
+        spliced = spliced_recordings("recordings", takes, "test", rate_hz=rate_hz)[0].truths[0]
+        assert spliced.offset_ns - spliced.onset_ns == pytest.approx(23 * step_ns, abs=20)
+        (timed,) = load([("streams", swipes)], rate_hz=rate_hz)
+        assert np.array_equal(timed.time_ns, load_streams(swipes)[0].time_ns)
+
+
+def test_a_rate_is_asked_of_ones_own(tmp_path: Path) -> None:
+    args = ["--online", "--dataset", "shrec21", "--root", str(tmp_path), "--rate", "60"]
+    for command, more in ((train, ["-o", str(tmp_path / "m.pt")]), (evaluate_online_command, [])):
+        done = CliRunner().invoke(command, [*args, *more])
+        assert done.exit_code == 2
+        assert "--rate is of recordings of one's own, not of shrec21" in done.output
+
+
 def train_brief(args: list[str]) -> Result:
     return CliRunner().invoke(train, [*args, "--minutes", "0.1", "--threads", "1"])
 
@@ -187,10 +235,12 @@ def test_the_command_trains_on_ones_own_takes_and_judges_who_was_held_out(tmp_pa
     stream = write_shrec21(tmp_path / "s21", 4, 16.0)
     out = tmp_path / "own.pt"
     args = ["--online", "--dataset", "recordings", "--root", str(takes), "-o", str(out), "--json"]
-    args += ["--and", f"shrec21={stream}", "--minutes", "0.1", "--threads", "1"]
+    args += ["--and", f"shrec21={stream}", "--minutes", "0.1", "--threads", "1", "--rate", "60"]
     result = CliRunner().invoke(train, args, catch_exceptions=False)
     assert result.exit_code == 0, result.output
     metadata = bundle.read_metadata(out)
+    model = bundle.load(out)
+    assert (rate_of(model, None), rate_of(model, 20.0)) == (60.0, 20.0)
     assert metadata.labels == ["BOW", "LEFT", "OPEN", "RIGHT"]
     assert metadata.mirror_labels == {"LEFT": "RIGHT", "RIGHT": "LEFT"}
     assert metadata.training["data"].startswith("recordings+shrec21, ")

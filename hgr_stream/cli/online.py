@@ -15,6 +15,7 @@ from ..datasets.convert import Format, Recording, open_recordings
 from .configured import model_and_config
 from .model import tell_left_out
 from .numbers import Number
+from .rates import rate_option, refuse_rate
 
 if TYPE_CHECKING:
     from ..recognition.bundle import Bundle
@@ -28,6 +29,10 @@ RULES: dict[str, Rule] = {
     "shrec17": "shrec21",
     "recordings": "shrec21",
 }
+RATE_HELP = (
+    "Frames a second of one's own recordings that tell no times.  "
+    "[default: as the model was trained with, or 30, or as the file says]"
+)
 #: A rule, for people.
 SAID: dict[Rule, str] = {
     "shrec21": "rule of SHREC'21",
@@ -37,21 +42,26 @@ SAID: dict[Rule, str] = {
 
 
 def open_all(
-    root: Path, dataset: str | None, split: str, truth: Path | None, silent: bool
+    root: Path,
+    dataset: str | None,
+    split: str,
+    truth: Path | None,
+    silent: bool,
+    rate_hz: float | None = None,
 ) -> tuple[list[Recording], str | None]:
     """The recordings to judge a model on, with what is performed, and the part of the data set that
-    they are known to be; raises DatasetError."""
+    they are known to be. rate_hz: of one's own that tell no times. Raises DatasetError."""
     from ..training.material import ISOLATED, part_told, spliced_recordings
     from ..training.truth import complete, give_truth, own_recordings
 
     if dataset in ISOLATED:
-        return spliced_recordings(dataset, root, split), split
+        return spliced_recordings(dataset, root, split, rate_hz=rate_hz), split
     format_: Format | None = dataset  # type: ignore[assignment]
     if dataset:
         part, known = part_told(root, split)
         recordings = list(open_recordings([part], format_))
     else:
-        recordings, known = own_recordings(root), None
+        recordings, known = own_recordings(root, rate_hz), None
     if truth is not None:
         if len(recordings) != 1:
             raise DatasetError(f"{truth}: a truth file belongs to one recording")
@@ -74,6 +84,13 @@ def _told_of(recordings: list[Recording]) -> list[Recording]:
         if not (recording.truths or recording.silent):
             click.echo(f"left out: {nothing_told(recording)}", err=True)
     return kept
+
+
+def rate_of(bundle: Bundle, asked: float | None) -> float | None:
+    """At which recordings without times are judged: as they were learnt, unless another rate is
+    asked for. By other times a model's own recordings would not be known again, either."""
+    found: float | None = bundle.metadata.training.get("recordings_hz")
+    return found if asked is None else asked
 
 
 def judges(bundle: Bundle, recordings: list[Recording], dataset: str = "") -> list[Recording]:
@@ -122,6 +139,7 @@ size=FACTOR noise=MM; see hgr_stream/training/perturb.py.
     show_default=True,
     help="Which part of the data set.",
 )
+@rate_option(RATE_HELP)
 @model_and_config
 @click.option(
     "--truth",
@@ -152,6 +170,7 @@ def evaluate_online_command(
     dataset: str | None,
     root: Path,
     split: str,
+    rate_hz: float | None,
     config_: Config,
     truth: Path | None,
     picture: Path | None,
@@ -181,12 +200,14 @@ def evaluate_online_command(
             f"--dataset {dataset}: its gestures are spliced into streams, which tell what is "
             "performed: no --truth, no --silent"
         )
+    refuse_rate(rate_hz, [dataset or "streams"])
     try:
         changes = [parse(text) for text in perturb]
         bundle = load(config_.model.use)
         console = Console(stderr=True, markup=False)
         with console.status("reading") as status:
-            recordings, part = open_all(root, dataset, split, truth, silent)
+            rate_hz = rate_of(bundle, rate_hz)
+            recordings, part = open_all(root, dataset, split, truth, silent, rate_hz)
             recordings = judges(bundle, recordings, dataset or "")
             silent = silent or all(r.silent for r in recordings)
             rule = RULES.get(dataset or "", "any")
@@ -325,6 +346,7 @@ each recording NAME brings its own or has a NAME.csv beside it.
 )
 @click.argument("file", type=click.Path(path_type=Path))
 @click.argument("truth", type=click.Path(path_type=Path), required=False)
+@rate_option(RATE_HELP)
 @model_and_config
 @click.option("--silent", is_flag=True, help="Nobody gestures in the recordings.")
 @click.option(
@@ -351,6 +373,7 @@ each recording NAME brings its own or has a NAME.csv beside it.
 def tune(
     file: Path,
     truth: Path | None,
+    rate_hz: float | None,
     config_: Config,
     silent: bool,
     goal: str,
@@ -378,7 +401,8 @@ def tune(
         false_per_hour = 1.0
     try:
         bundle = load(config_.model.use)
-        recordings = judges(bundle, open_all(file, None, "", truth, silent)[0])
+        found = open_all(file, None, "", truth, silent, rate_of(bundle, rate_hz))
+        recordings = judges(bundle, found[0])
         silent = silent or all(r.silent for r in recordings)
         if silent:
             for recording in recordings:

@@ -16,6 +16,7 @@ from click.core import ParameterSource
 from .model import show_scores, tell_left_out
 from .numbers import Number
 from .progress import Stages
+from .rates import rate_option, refuse_rate
 from .recordings import errors_told
 from .train_isolated import needs
 
@@ -62,6 +63,7 @@ Examples:
   hgr train --online --dataset shrec22 --root ~/shrec22 --also shrec17=~/shrec17 -o hololens.pt
   hgr train --online --dataset streams --root sessions/ -o mine.pt
   hgr train --online --dataset streams --root sessions/ -o mine.pt --from leap
+  hgr train --online --dataset recordings --root takes/ --rate 60 -o mine.pt
   hgr train --online --dataset recordings --root takes/ --and shrec21=~/shrec21 -o mine.pt
   hgr train --online --dataset shrec17 --root ~/shrec17 --and shrec21=~/shrec21 -o both.pt \\
       --same SWIPE_LEFT=LEFT --same SWIPE_RIGHT=RIGHT --same SWIPE_X=CROSS --same SWIPE_V=V
@@ -72,7 +74,7 @@ Data sets:
                     a NAME.csv beside each (label,start_s,end_s), an empty one if nobody gestures
   shrec17           isolated, in its official layout
   recordings        your own, one gesture a file, and a labels.csv (file,label,subject); MCAP has
-                    its times, what has none (.npy, .npz, .csv) counts as 30 frames a second
+                    its times, what has none (.npy, .npz, .csv) those of --rate
 Isolated gestures are spliced into streams, one person's gestures at a time, joined by moves, holds
 and, with a continuous set beside them, true idle stretches of that one.
 \b
@@ -100,6 +102,8 @@ gesture two or three times are a start. It keeps its gestures; others are learnt
     metavar="MODEL",
     help="Train this model on, briefly: a shipped name, or a file of hgr train --online.",
 )
+@rate_option("Frames a second of recordings and streams that tell no times, those of --and, --also "
+             "and --other too.  [default: 30, or as the file says]")  # fmt: skip
 @click.option("--name", help="The model's name.  [default: the file's]")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option(
@@ -143,6 +147,7 @@ def train(
     root: Path,
     output: Path,
     base: str | None,
+    rate_hz: float | None,
     name: str | None,
     seed: int,
     epochs: int | None,
@@ -170,6 +175,7 @@ def train(
         _refuse_with_from("epochs", "everything", "held_out", "folds", "margin", "also", "other")
     if not output.parent.is_dir():
         raise click.ClickException(f"{output.parent}: no such folder; make it first")
+    refuse_rate(rate_hz, [dataset, *(n for n, _ in (*more, *also, *other))])
     try:
         import torch
         from rich.console import Console
@@ -192,20 +198,25 @@ def train(
 
     with errors_told(), console.status("reading") as status:
         sequences = load(
-            [(dataset, root), *more], same=same, seed=seed, watch=status.update, tell=tell
+            [(dataset, root), *more], same=same, seed=seed, rate_hz=rate_hz,
+            watch=status.update, tell=tell,
+        )  # fmt: skip
+        beside = load_beside(
+            also, sequences, seed=seed, rate_hz=rate_hz, watch=status.update, tell=tell
         )
-        beside = load_beside(also, sequences, seed=seed, watch=status.update, tell=tell)
         others: dict[str, Any] = {}
         for n, r in other:
-            others.setdefault(n, []).extend(load([(n, r)], seed=seed, tell=tell))
+            others.setdefault(n, []).extend(load([(n, r)], seed=seed, rate_hz=rate_hz, tell=tell))
         for sequence in (q for group in others.values() for q in group):
             sequence.segments = [
                 replace(s, label=same.get(s.label, s.label)) for s in sequence.segments
             ]
-    provenance = {
+    provenance: dict[str, Any] = {
         "data": f"{'+'.join([dataset, *(n for n, _ in more)])}, {len(sequences)} sequences",
         "command": shlex.join(["hgr", *sys.argv[1:]]),
     }
+    if rate_hz is not None:
+        provenance["recordings_hz"] = rate_hz
     if beside:
         provenance["beside"] = ", ".join(f"{n}: {len(q)} sequences" for n, q in beside.items())
     if bundle is None and held_out and not splits(sequences, held_out, seed):

@@ -22,14 +22,18 @@ Tell = Callable[[str], None]
 #: The part of a data set in a name: shrec21_online_train, training_set; not "latest".
 _PART: Final = re.compile(r"(?<![a-z])(train|test)")
 
-CONTINUOUS: Final[dict[str, Callable[[Path, Tell], list[HandSequence]]]] = {
-    "shrec21": lambda root, tell: load_shrec21(part_of(root, "train")),
-    "shrec22": lambda root, tell: load_shrec22(part_of(root, "train")),
-    "streams": load_streams,
+#: Of arrays, if nothing else is said.
+RATE_HZ: Final = 30.0
+
+#: What tells its times has no use for the rate, which is None where nobody says one.
+CONTINUOUS: Final[dict[str, Callable[[Path, float | None, Tell], list[HandSequence]]]] = {
+    "shrec21": lambda root, rate_hz, tell: load_shrec21(part_of(root, "train")),
+    "shrec22": lambda root, rate_hz, tell: load_shrec22(part_of(root, "train")),
+    "streams": lambda root, rate_hz, tell: load_streams(root, tell, rate_hz),
 }
-ISOLATED: Final[dict[str, Callable[[Path], Gestures]]] = {
-    "shrec17": lambda root: _shrec17(root, "train"),
-    "recordings": load_recordings,
+ISOLATED: Final[dict[str, Callable[[Path, float | None], Gestures]]] = {
+    "shrec17": lambda root, rate_hz: _shrec17(root, "train"),
+    "recordings": lambda root, rate_hz: load_recordings(root, rate_hz=rate_hz or RATE_HZ),
 }
 
 
@@ -39,6 +43,7 @@ def load(
     same: Mapping[str, str] | None = None,
     rule: SpliceRule | None = None,
     seed: int = 0,
+    rate_hz: float | None = None,
     watch: Tell = lambda _: None,
     tell: Tell = lambda _: None,
 ) -> list[HandSequence]:
@@ -46,8 +51,9 @@ def load(
 
     Isolated gestures are spliced into streams, with the idle stretches of the continuous sets among
     the sources. same: gestures that are called otherwise, old name -> new. Where there are several
-    sources, names and subjects begin with the source's. watch: gets what is being done; tell: what
-    a person should know of one's own recordings. Raises DatasetError.
+    sources, names and subjects begin with the source's. rate_hz: frames a second of one's own
+    recordings that do not tell their times. watch: gets what is being done; tell: what a person
+    should know of one's own recordings. Raises DatasetError.
     """
     same = same or {}
     found: dict[int, list[HandSequence]] = {}
@@ -55,11 +61,11 @@ def load(
     for i, (name, root) in enumerate(sources):
         if name in CONTINUOUS:
             watch(f"reading {name}")
-            found[i] = _once(CONTINUOUS[name](root, tell), begun, tell)
+            found[i] = _once(CONTINUOUS[name](root, rate_hz, tell), begun, tell)
     idle = idle_clips(q for sequences in found.values() for q in sequences)
     for i, (name, root) in enumerate(sources):
         if name in ISOLATED:
-            gestures = _isolated(name, root, watch, tell)
+            gestures = _isolated(name, root, rate_hz, watch, tell)
             watch(f"splicing {name}: {len(gestures)} gestures")
             found[i] = splice(gestures, rule, idle=idle, seed=seed)
     known = {s.label for sequences in found.values() for q in sequences for s in q.segments}
@@ -79,9 +85,9 @@ def load(
     return out
 
 
-def _isolated(name: str, root: Path, watch: Tell, tell: Tell) -> Gestures:
+def _isolated(name: str, root: Path, rate_hz: float | None, watch: Tell, tell: Tell) -> Gestures:
     watch(f"reading {name}")
-    gestures = ISOLATED[name](root)
+    gestures = ISOLATED[name](root, rate_hz)
     for note in first_of(gestures.notes):
         tell(note)
     return gestures
@@ -109,29 +115,33 @@ def load_beside(
     *,
     rule: SpliceRule | None = None,
     seed: int = 0,
+    rate_hz: float | None = None,
     watch: Tell = lambda _: None,
     tell: Tell = lambda _: None,
 ) -> dict[str, list[HandSequence]]:
     """Data sets by name that are learnt beside ``own``, whose idle stretches isolated gestures are
-    spliced with; those of one name are one. Raises DatasetError."""
+    spliced with; those of one name are one. rate_hz: see ``load``. Raises DatasetError."""
     found: dict[str, list[HandSequence]] = {}
     for name, root in sources:
         if name in CONTINUOUS:
             watch(f"reading {name}")
-            sequences = CONTINUOUS[name](root, tell)
+            sequences = CONTINUOUS[name](root, rate_hz, tell)
         else:
-            gestures = _isolated(name, root, watch, tell)
+            gestures = _isolated(name, root, rate_hz, watch, tell)
             sequences = splice(gestures, rule, idle=idle_clips(own), seed=seed)
         found.setdefault(name, []).extend(sequences)
     return found
 
 
-def spliced_recordings(name: str, root: Path, split: str, seed: int = 0) -> list[Recording]:
+def spliced_recordings(
+    name: str, root: Path, split: str, seed: int = 0, rate_hz: float | None = None
+) -> list[Recording]:
     """An isolated data set as continuous recordings with truth, each gesture once.
 
-    split: which official list of SHREC'17 is taken; other sets have none. Raises DatasetError.
+    split: which official list of SHREC'17 is taken; other sets have none. rate_hz: see ``load``.
+    Raises DatasetError.
     """
-    gestures = _shrec17(root, split) if name == "shrec17" else ISOLATED[name](root)
+    gestures = _shrec17(root, split) if name == "shrec17" else ISOLATED[name](root, rate_hz)
     sequences = splice(gestures, SpliceRule(rounds=1), seed=seed)
     return [recording_of(q, root, name) for q in sequences]
 

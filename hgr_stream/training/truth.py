@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..datasets.base import DatasetError, HandSequence, Segment
-from ..datasets.convert import Recording, open_recordings
+from ..datasets.convert import Recording, guess_format, open_recordings
 from ..datasets.tables import read_cells
 from ..messages import Truth
 from ..segmentation import impossible
@@ -114,13 +114,16 @@ def complete(
     return out
 
 
-def own_recordings(root: Path) -> list[Recording]:
+def own_recordings(root: Path, rate_hz: float | None = None) -> list[Recording]:
     """One's own recordings of a file or folder, as yet without what lies beside them.
 
-    Where they lie in several folders their names are paths from ``root``: names are what they are
-    held out and asked for by. Raises DatasetError.
+    rate_hz: frames a second of those that do not tell their times. Where they lie in several
+    folders their names are paths from ``root``: names are what they are held out and asked for by.
+    Raises DatasetError.
     """
-    out = list(open_recordings([root]))
+    format_ = guess_format(root)
+    # Motion capture always tells its own; a rate that is given for others would overrule it.
+    out = list(open_recordings([root], format_, fps=None if format_ == "bvh" else rate_hz))
     if len({recording.file.parent for recording in out}) > 1:
         for recording in out:
             folder = recording.file.relative_to(root).parent
@@ -150,17 +153,19 @@ def nothing_told(recording: Recording) -> str:
     )
 
 
-def load_streams(root: Path, tell: Callable[[str], None] = lambda _: None) -> list[HandSequence]:
+def load_streams(
+    root: Path, tell: Callable[[str], None] = lambda _: None, rate_hz: float | None = None
+) -> list[HandSequence]:
     """One's own continuous recordings with truth, as training sequences.
 
     Any file or folder that ``hgr process`` reads; what is performed is in the recording or in a
     ``NAME.csv`` beside it, which is empty where nobody gestures. Of each recording the hand seen
     most is taken, and cut where it was lost; the pieces are held out together. tell: as of
-    ``complete``, and of ``sequences_of``. Raises DatasetError naming a recording without truth, or
-    without a hand.
+    ``complete``, and of ``sequences_of``; rate_hz: of ``own_recordings``. Raises DatasetError
+    naming a recording without truth, or without a hand.
     """
     out: list[HandSequence] = []
-    for recording in complete(own_recordings(root), tell):
+    for recording in complete(own_recordings(root, rate_hz), tell):
         if not (recording.truths or recording.silent):
             raise DatasetError(nothing_told(recording))
         found = sequences_of(recording, tell)

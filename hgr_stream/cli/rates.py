@@ -1,0 +1,25 @@
+"""``--rate`` of commands that read one's own recordings, which may not tell their times."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final, TypeVar
+
+import click
+
+from .numbers import Number
+
+F = TypeVar("F", bound=Callable[..., Any])
+#: Data sets of one's own. Others have their times, or their rate is known.
+OWN: Final = {"streams", "recordings"}
+
+
+def rate_option(help_: str) -> Callable[[F], F]:
+    """The option, as ``rate_hz``; None where nothing is said."""
+    return click.option("--rate", "rate_hz", type=Number(1, 1000), help=help_)
+
+
+def refuse_rate(rate_hz: float | None, datasets: Sequence[str]) -> None:
+    """Where none of the data sets is one's own, ``--rate`` means nothing; raises UsageError."""
+    if rate_hz is not None and not OWN & set(datasets):
+        raise click.UsageError(f"--rate is of recordings of one's own, not of {datasets[0]}")
