@@ -35,6 +35,7 @@ from hgr_stream.training.metrics import Span, calibration_error, score
 from hgr_stream.training.online_evaluate import (
     FrameSpan,
     Played,
+    _scores,
     edit_distance,
     evaluate,
     judged,
@@ -165,6 +166,15 @@ def test_the_pipeline_on_a_recording_with_truth_and_its_picture(tmp_path: Path) 
     assert result[0].frame_s == pytest.approx(0.01, abs=1e-4)
     timeline(bundle, recording, result[0], tmp_path / "t.png")
     assert (tmp_path / "t.png").read_bytes().startswith(b"\x89PNG")
+    [(times, right)] = _scores(bundle, recording, None)
+    mirroring = load(save_palm_model(tmp_path / "m.pt", mirrors=True))
+    recording.frames = left_hands([f for f in frames if not 4.0 < f.time_ns / 1e9 < 6.0])
+    tracks = _scores(mirroring, recording, None)
+    assert [t[0] > 5 for t, _ in tracks] == [False, True], "no line across a loss"
+    told = np.concatenate([p for _, p in tracks])
+    for stroke in (1, 2):  # as a left hand's the same strokes are the same gestures
+        assert told[:, stroke].max() == pytest.approx(right[:, stroke].max(), abs=0.01)
+    assert len(times) > len(told)
     recording.truths = []
     with pytest.raises(DatasetError, match="what is performed"):
         evaluate(bundle, [recording], "any")

@@ -231,7 +231,7 @@ def evaluate_online_command(
                 names = ", ".join(p.name for p in played)
                 raise DatasetError(f"no recording is called {wanted!r}; there are {names}")
             try:
-                draw(bundle, chosen[0][0], chosen[0][1], picture)
+                draw(bundle, *chosen[0], picture, config_.segmentation)
             except OSError as error:
                 raise click.ClickException(f"{picture}: {error.strerror or error}") from None
             except ValueError as error:  # an ending that matplotlib does not know

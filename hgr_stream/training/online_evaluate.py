@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..config import Config
+from ..config import Config, Segmentation
 from ..datasets.base import DatasetError
 from ..datasets.convert import Recording
 from ..datasets.numbering import FrameNumbers
@@ -23,7 +23,7 @@ from ..messages import Event
 from ..pipeline import BATCH, Pipeline, run_recording
 from ..recognition.bundle import Bundle
 from ..recognition.choice import Choice
-from ..recognition.recogniser import Recogniser
+from ..recognition.recogniser import Recogniser, Scores
 from ..segmentation import Segmenter, WindowSpec
 from .intervals import Interval
 from .metrics import Report, Rule, Span, calibration_error, pair, score_with_limits
@@ -215,18 +215,30 @@ def evaluate(
 # -- pictures -----------------------------------------------------------------------------------
 
 
-def timeline(bundle: Bundle, recording: Recording, played: Played, path: Path) -> None:
-    """Truth above, events below, scores behind, as a PNG."""
+#: Inches, at ``DPI`` dots: a wider picture takes gigabytes, and few programs show it.
+WIDEST: Final = 250.0
+DPI: Final = 110
+
+
+def timeline(
+    bundle: Bundle,
+    recording: Recording,
+    played: Played,
+    path: Path,
+    segmentation: Segmentation | None = None,
+) -> None:
+    """Truth above, events below, scores behind, as a PNG. segmentation: as the events were made."""
     from matplotlib import colormaps
     from matplotlib.figure import Figure  # not pyplot: a notebook's own backend is left alone
 
     labels = bundle.metadata.labels
     colours = {label: colormaps["tab20"](i % 20) for i, label in enumerate(labels)}
-    times, probs = _scores(bundle, recording)
-    figure = Figure(figsize=(max(8.0, played.seconds / 4), 3.6), layout="constrained")
+    width = min(max(8.0, played.seconds / 4), WIDEST)
+    figure = Figure(figsize=(width, 3.6), layout="constrained")
     axes = figure.subplots()
-    for i, label in enumerate(labels):
-        axes.plot(times, probs[:, i + 1], color=colours[label], lw=0.8, alpha=0.7)
+    for times, probs in _scores(bundle, recording, segmentation):
+        for i, label in enumerate(labels):
+            axes.plot(times, probs[:, i + 1], color=colours[label], lw=0.8, alpha=0.7)
     first_ns = _first_ns(recording)
     for truth in recording.truths:
         start_s, end_s = (truth.onset_ns - first_ns) / 1e9, (truth.offset_ns - first_ns) / 1e9
@@ -243,7 +255,7 @@ def timeline(bundle: Bundle, recording: Recording, played: Played, path: Path) -
     axes.set_yticks([-0.15, 0, 0.5, 1.0, 1.15], ["told", "0", "0.5", "1", "truth"])
     axes.set_xlabel("seconds")
     axes.set_title(f"{recording.name}: {bundle.metadata.name} (triangles: label told early)")
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=DPI)
 
 
 def _bar(axes: Any, start_s: float, end_s: float, y: float, label: str, colour: Any) -> None:
@@ -255,17 +267,23 @@ def _first_ns(recording: Recording) -> int:
     return next(iter(recording.frames)).time_ns
 
 
-def _scores(bundle: Bundle, recording: Recording) -> tuple[NDArray[np.float64], NDArray]:
-    """(n,) seconds and (n, 1+C) probabilities of every tick of the first hand."""
+def _scores(
+    bundle: Bundle, recording: Recording, segmentation: Segmentation | None
+) -> list[tuple[NDArray[np.float64], NDArray]]:
+    """(n,) seconds and (n, 1+C) probabilities of every tick, of each unbroken track by itself; by
+    what is told, which of a mirrored hand is another label than the network's."""
     m = bundle.metadata
-    segmenter = Segmenter(WindowSpec(m.rate_hz, m.size, m.hop))
+    segmenter = Segmenter(WindowSpec(m.rate_hz, m.size, m.hop), segmentation)
     recogniser = Recogniser(bundle)
-    times, rows = [], []
-    first_ns: int | None = None
+    tracks: dict[str, list[Scores]] = {}
     for frame in recording.frames:
-        first_ns = frame.time_ns if first_ns is None else first_ns
         for scores in recogniser.push(segmenter.push(frame)):
-            times.append((scores.times_ns - first_ns) / 1e9)
-            rows.append(scores.probs)
-    empty = np.zeros((0, 1 + len(m.labels)), np.float32)
-    return np.concatenate([np.zeros(0), *times]), np.concatenate([empty, *rows])
+            if not scores.window.ended:
+                tracks.setdefault(scores.window.track, []).append(scores)
+    first_ns, found = _first_ns(recording), []
+    for track in tracks.values():
+        side = track[0].window.side
+        told = [0, *(1 + m.labels.index(m.told(label, side)) for label in m.labels)]
+        times = np.concatenate([(s.times_ns - first_ns) / 1e9 for s in track])
+        found.append((times, np.concatenate([s.probs for s in track])[:, told]))
+    return found
