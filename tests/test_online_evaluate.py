@@ -340,6 +340,8 @@ def test_the_commands_on_recordings_of_ones_own(tmp_path: Path) -> None:
     odd = run(judge_command, "--online", "--root", str(folder / "a.mcap"), "--picture", "b.pngg")
     assert odd.exit_code == 1
     assert "Error: b.pngg: Format 'pngg' is not supported" in odd.output
+    assert "event F1" in odd.stdout, "the figures are told all the same"
+    assert run(judge_command, *judge, "--timeline", "b").exit_code == 2
     keys = "detection_rate false_positives jaccard delay precision recall f1 false_per_hour"
     keys += " edit_accuracy time_to_detect commit_lag_ms calibration_error per_class"
     for key in keys.split():

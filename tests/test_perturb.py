@@ -40,6 +40,11 @@ def joints(frames: list[Frame]) -> np.ndarray:
     return np.stack([f.hands[0].array() for f in frames])
 
 
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_recording_without_frames_stays_one(name: str) -> None:
+    assert parse(f"{name}={LIMITS[name][1]}").of(replace(swipes(), frames=[])).frames == []
+
+
 @pytest.mark.parametrize("hz", [15, 30, 60, 120, 240])
 def test_another_rate_is_the_same_movement(hz: int) -> None:
     frames, _ = changed(f"rate={hz}")

@@ -195,6 +195,8 @@ def evaluate_online_command(
 
     if truth is not None and silent:
         raise click.UsageError("--truth says what is performed, --silent that nothing is: give one")
+    if timeline is not None and picture is None:
+        raise click.UsageError("--timeline says which recording is drawn: give --picture too")
     if dataset in ISOLATED and (truth is not None or silent):
         raise click.UsageError(
             f"--dataset {dataset}: its gestures are spliced into streams, which tell what is "
@@ -210,6 +212,11 @@ def evaluate_online_command(
             recordings, part = open_all(root, dataset, split, truth, silent, rate_hz)
             recordings = judges(bundle, recordings, dataset or "")
             silent = silent or all(r.silent for r in recordings)
+            names = [r.name for r in recordings]
+            if timeline is not None and timeline not in names:
+                raise DatasetError(
+                    f"no recording is called {timeline!r}; there are {', '.join(names)}"
+                )
             rule = RULES.get(dataset or "", "any")
             said = f"{len(recordings)} recordings, {SAID[rule]}"
             if changes:
@@ -224,23 +231,6 @@ def evaluate_online_command(
                 silent=silent,
                 watch=lambda name: status.update(f"{name}"),
             )
-        if picture is not None:
-            wanted = timeline or played[0].name
-            chosen = [(r, p) for r, p in zip(recordings, played, strict=True) if p.name == wanted]
-            if not chosen:
-                names = ", ".join(p.name for p in played)
-                raise DatasetError(f"no recording is called {wanted!r}; there are {names}")
-            try:
-                draw(bundle, *chosen[0], picture, config_.segmentation)
-            except OSError as error:
-                raise click.ClickException(f"{picture}: {error.strerror or error}") from None
-            except ValueError as error:  # an ending that matplotlib does not know
-                raise click.ClickException(f"{picture}: {error}") from None
-            except ImportError:
-                raise click.ClickException(
-                    "a picture needs matplotlib: pip install 'hgr-stream[train]'"
-                ) from None
-            click.echo(f"wrote {picture}", err=True)
     except (DatasetError, ModelError) as error:
         raise click.ClickException(str(error)) from None
     if as_json:
@@ -261,6 +251,19 @@ def evaluate_online_command(
         click.echo(f"a hand was in view for {in_view:.2f} h of it")
     else:
         show(bundle, said, reports)
+    if picture is not None:  # last: what is wrong with it costs nobody the figures
+        at = names.index(timeline or names[0])
+        try:
+            draw(bundle, recordings[at], played[at], picture, config_.segmentation)
+        except OSError as error:
+            raise click.ClickException(f"{picture}: {error.strerror or error}") from None
+        except ValueError as error:  # an ending that matplotlib does not know
+            raise click.ClickException(f"{picture}: {error}") from None
+        except ImportError:
+            raise click.ClickException(
+                "a picture needs matplotlib: pip install 'hgr-stream[train]'"
+            ) from None
+        click.echo(f"wrote {picture}", err=True)
 
 
 def as_object(

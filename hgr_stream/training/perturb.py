@@ -51,6 +51,8 @@ class Perturbation:
         """The recording perturbed; the same seed gives the same."""
         rng = np.random.default_rng([seed, *recording.name.encode()])
         frames = [frame for frame in recording.frames if not frame.end]
+        if not frames:
+            return recording
         frames, truths = CHANGES[self.name](frames, recording.truths, self.value, rng)
         # What a sensor never gave was not lost on the way.
         numbered = [msgspec.structs.replace(frame, seq=seq) for seq, frame in enumerate(frames)]
