@@ -87,6 +87,21 @@ def test_figures_by_hand() -> None:
     assert r.edit_accuracy == pytest.approx(1 - 2 / 3)  # A A B for A B A
 
 
+def test_what_lasts_a_single_frame_is_hit_by_what_holds_that_frame() -> None:
+    tap, around, beside = span("A", 150, 150), span("A", 140, 160, 165), span("A", 200, 200, 205)
+    for rule in ("any", "shrec21"):
+        b = report([played([tap], [around])], "confirmed", rule).benchmark
+        assert (b.detection_rate, b.f1, b.strays, b.time_to_detect) == (1.0, 1.0, 0, 0.0)
+    b = report([played([tap], [beside])], "confirmed", "shrec22").benchmark
+    assert (b.detection_rate, b.strays) == (0.0, 1), "elsewhere is no hit, however short"
+    # A label told early and cancelled at once lies in the gesture all the same.
+    b = report([played([around], [tap])], "confirmed", "any").benchmark
+    assert (b.f1, b.strays) == (1.0, 0)
+    long = span("A", 100, 200)
+    b = report([played([tap, long], [span("A", 120, 190, 210)])], "confirmed", "any").benchmark
+    assert b.time_to_detect == pytest.approx(1.1)
+
+
 def live_session(numbered: bool) -> Recording:
     """A minute at 120 frames a second, as a driver publishes it: with a hand from 52 to 59 s, and
     two gestures."""

@@ -41,20 +41,27 @@ def overlap(a: Span, b: Span) -> float:
     return max(min(a.end, b.end) - max(a.start, b.start), 0.0)
 
 
+def meets(a: Span, b: Span) -> bool:
+    """Whether they have time in common or, where one is a single frame, that frame."""
+    single = not (a.length and b.length)
+    return overlap(a, b) > 0 or (single and a.start <= b.end and b.start <= a.end)
+
+
 def matches(truth: Span, found: Span, rule: Rule) -> bool:
     """Whether ``found`` counts as ``truth`` detected.
 
     shrec21: same label, more than half of the truth's length overlapped. shrec22: same label, at
-    least half of it, and no more than twice as long. any: same label, any overlap.
+    least half of it, and no more than twice as long. any: same label, any overlap. Of a single
+    frame's truth the frame is all.
     """
-    if truth.label != found.label:
+    if truth.label != found.label or not meets(truth, found):
         return False
     common = overlap(truth, found)
     if rule == "shrec21":
-        return common > 0.5 * truth.length
+        return common > 0.5 * truth.length or not truth.length
     if rule == "shrec22":
         return common >= 0.5 * truth.length and found.length <= 2 * truth.length
-    return common > 0
+    return True
 
 
 def pair(truths: Sequence[Span], found: Sequence[Span], rule: Rule) -> list[tuple[int, int]]:
@@ -101,8 +108,8 @@ class Report:
     recall: float
     f1: float
     false_per_hour: float  #: strays, by the hours outside the truths
-    time_to_detect: float  #: mean (report - start) / length of any-overlap hits
-    strays: int  #: events that overlap no truth at all
+    time_to_detect: float  #: mean (report - start) / length of any-overlap hits that have a length
+    strays: int  #: events that meet no truth at all
     idle_h: float  #: outside the truths
     per_class: tuple[ClassScore, ...]
 
@@ -165,8 +172,8 @@ class _Tallies:
     """What is counted in each of R sequences, so that any of them are scored by adding up.
 
     classes: (R, L, 5), of each label how many truths, hits and false ones, and union and common
-    time. events: (R, 6), how many hits by any overlap, events and strays; the sums of the hits'
-    delays and of the times to detect; the time without gestures, in s.
+    time. events: (R, 7), how many hits by any overlap, events and strays; the sums of the hits'
+    delays and of the times to detect, and of how many these are; the time without gestures, in s.
     """
 
     labels: list[str]
@@ -185,7 +192,7 @@ class _Tallies:
         labels = sorted({span.label for spans in (*truths, *found) for span in spans})
         row = {label: i for i, label in enumerate(labels)}
         classes = np.zeros((len(truths), len(labels), 5))
-        events = np.zeros((len(truths), 6))
+        events = np.zeros((len(truths), 7))
         for n, (ts, fs) in enumerate(zip(truths, found, strict=True)):
             pairs, loose = pair(ts, fs, rule), pair(ts, fs, "any")
             hit = {j for _, j in pairs}
@@ -196,18 +203,19 @@ class _Tallies:
                 classes[n, row[f.label]] += 0, 0, j not in hit, f.length - common, common
             for i, _ in pairs:
                 classes[n, row[ts[i].label], 1] += 1
-            strays = sum(all(overlap(t, f) == 0 for t in ts) for f in fs)
+            strays = sum(not any(meets(t, f) for t in ts) for f in fs)
             waited = [fs[j].report - ts[i].start for i, j in pairs]
-            shares = [(fs[j].report - ts[i].start) / max(ts[i].length, 1e-9) for i, j in loose]
+            shares = [(fs[j].report - ts[i].start) / ts[i].length for i, j in loose if ts[i].length]
             performed = sum(t.length for t in ts) if gesture_s is None else gesture_s[n]
             idle = seconds[n] - performed if seconds is not None else 0.0
-            events[n] = len(loose), len(fs), strays, sum(waited), sum(shares), idle
+            events[n] = len(loose), len(fs), strays, sum(waited), sum(shares), len(shares), idle
         return cls(labels, classes, events)
 
     def report(self, of: Sequence[int]) -> Report:
         """Of these sequences, some of them perhaps twice."""
         some = list(of)
-        hit_any, n_found, strays, waited, shares, idle_s = self.events[some].sum(0).tolist()
+        counted = self.events[some].sum(0).tolist()
+        hit_any, n_found, strays, waited, shares, n_shares, idle_s = counted
         table = tuple(
             ClassScore(label, int(n), int(hits), int(false), union, common)
             for label, (n, hits, false, union, common) in zip(
@@ -230,7 +238,7 @@ class _Tallies:
             recall=recall,
             f1=2 * precision * recall / (precision + recall) if precision + recall else 0.0,
             false_per_hour=strays / idle_h if idle_h else 0.0,
-            time_to_detect=shares / hit_any if hit_any else 0.0,
+            time_to_detect=shares / n_shares if n_shares else 0.0,
             strays=int(strays),
             idle_h=idle_h,
             per_class=table,

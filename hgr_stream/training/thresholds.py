@@ -30,7 +30,7 @@ from ..config import Config, Recognition
 from ..datasets.convert import Recording
 from ..recognition.bundle import Bundle
 from ..recognition.choice import Choice
-from .metrics import overlap, pair
+from .metrics import meets, pair
 from .online_evaluate import OnlineReport, Played, judged, report
 from .tape import Tape, tape
 
@@ -77,7 +77,7 @@ def candidates(played: Sequence[Played]) -> list[Candidate]:
         found = p.found["confirmed"]
         right = {j for _, j in pair(p.truths, found, "any")}
         for j, (span, confidence) in enumerate(zip(found, p.confidences["confirmed"], strict=True)):
-            stray = all(overlap(truth, span) == 0 for truth in p.truths)
+            stray = not any(meets(truth, span) for truth in p.truths)
             out.append(Candidate(span.label, confidence, j in right, stray))
     return out
 
