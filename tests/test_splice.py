@@ -186,6 +186,15 @@ def test_sources_are_joined_and_gestures_renamed(tmp_path: Path) -> None:
         load([("recordings", takes)], same={"UP": "DOWN"})
 
 
+def test_what_is_learnt_of_two_folders_of_one_data_set_is_known(tmp_path: Path) -> None:
+    parts = [
+        ("shrec21", write_shrec21(tmp_path / name, 3, 16.0, seed))
+        for name, seed in (("a", 0), ("b", 50))
+    ]
+    found = load(parts)
+    assert [q.name for q in found] == [f"shrec21{k}:{n}" for k in ("", ".2") for n in (1, 2, 3)]
+
+
 def write_landmarks(folder: Path) -> Path:
     """A stream that tells no times: 120 frames of MediaPipe's, with a truth file."""
     folder.mkdir()

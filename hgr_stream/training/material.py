@@ -74,11 +74,14 @@ def load(
         raise DatasetError(
             f"no gesture is called {strange[0]!r}; there are {', '.join(sorted(known))}"
         )
-    out = []
+    out: list[HandSequence] = []
     for i, (name, _) in enumerate(sources):
+        # Each counts its sequences from 1, and by their names they are held out.
+        before = sum(other == name for other, _ in sources[:i])
+        source = f"{name}.{before + 1}" if before else name
         for q in found[i]:
             if len(sources) > 1:
-                q.name = f"{name}:{q.name}"
+                q.name = f"{source}:{q.name}"
                 q.subject = f"{name}:{q.subject}" if q.subject else ""
             q.segments = [replace(s, label=same.get(s.label, s.label)) for s in q.segments]
             out.append(q)
