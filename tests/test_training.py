@@ -26,6 +26,8 @@ from hgr_stream.training import augment
 from hgr_stream.training.draw import IGNORE, ChunkRule, Pool, annotate, draw_chunk
 from hgr_stream.training.learnt import unlearnt
 from hgr_stream.training.metrics import Span, matches, pair, score
+from hgr_stream.training.online import Schedule
+from hgr_stream.training.recipe import Recipe, train_online
 from hgr_stream.training.streams import (
     Mark,
     Stream,
@@ -365,6 +367,20 @@ def test_a_model_that_finds_nothing_is_told(tmp_path):
     result = CliRunner().invoke(train, [*args, "--epochs", "1", "--threads", "1"])
     assert result.exit_code == 0, result.output
     assert "finds none of the held-out gestures after 1 steps" in " ".join(result.output.split())
+
+
+def test_one_gesture_is_enough():
+    sequences = [sequence(str(k), k) for k in range(3)]
+    for q in sequences:
+        q.segments = [s for s in q.segments if s.label == "LEFT"]
+    one = Schedule(steps=1, batch=2)
+    recipe = Recipe(held_out=0.0, network=one, verifier=one, dater=one)
+    outcome = train_online(sequences, recipe)
+    assert outcome.metadata.labels == ["LEFT"]
+    for q in sequences:
+        q.segments = []
+    with pytest.raises(ValueError, match="0 kinds of gesture"):
+        train_online(sequences, recipe)
 
 
 def test_labels_are_those_of_the_data():

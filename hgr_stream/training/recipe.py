@@ -113,7 +113,7 @@ def train_online(
     """
     labels = labels_of(sequences)
     streams = to_streams(sequences, labels)
-    if len(labels) < 2 or len(streams) < 2:
+    if not labels or len(streams) < 2:
         raise ValueError(
             f"{len(streams)} usable sequences with {len(labels)} kinds of gesture: too few to train"
         )
