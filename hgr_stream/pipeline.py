@@ -23,6 +23,9 @@ BATCH = 64
 RATES_HZ: Final = (5.0, 1000.0)
 #: What a recording's times may be in when they are not in nanoseconds.
 OTHER_TIMES: Final = {"microseconds": 1e3, "milliseconds": 1e6}
+#: A device whose first frame is farther than this from the frame before, another device's, has a
+#: clock of its own: a recording that was replayed while this one was made.
+SAME_CLOCK_NS: Final = 3_600_000_000_000
 #: Fewer frames than this tell no rate.
 MIN_FRAMES: Final = 10
 
@@ -79,13 +82,19 @@ def run_recording(
 ) -> tuple[list[Event], dict[str, FrameNumbers]]:
     """All events of a recording, and the frame numbers of each device in it."""
     devices: dict[str, FrameNumbers] = {}
+    zeros_ns: dict[str, int] = {}
     events: list[Event] = []
+    before: Frame | None = None
     for frame in frames:
         if not frame.end:
             numbers = devices.get(frame.device)
             if numbers is None:
-                numbers = devices[frame.device] = FrameNumbers()
+                near = before and abs(frame.time_ns - before.time_ns) < SAME_CLOCK_NS
+                zero_ns = zeros_ns[before.device] if before and near else frame.time_ns
+                zeros_ns[frame.device] = zero_ns
+                numbers = devices[frame.device] = FrameNumbers(zero_ns)
             numbers.add(frame)
+            before = frame
         events += pipeline.push(frame)
     events += pipeline.finish()
     return events, {device: numbers.freeze() for device, numbers in devices.items()}

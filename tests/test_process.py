@@ -257,6 +257,20 @@ def test_gestures_that_begin_in_one_tick_on_two_devices_have_ids_of_their_own(mo
     assert ends[begun[0].id] > ends[begun[1].id]
 
 
+def test_seconds_are_the_recordings_whoever_joins_it_late(model: Path) -> None:
+    first = swipe_frames(2, device="x.person0")
+    late = [f for f in swipe_frames(2, device="x.person1") if f.time_ns > 5_000 * MS]
+    replayed = swipe_frames(2, device="old")
+    for f in replayed:
+        f.time_ns += 10**15
+    frames = [*sorted([*first, *late], key=lambda f: f.time_ns), *replayed]
+    lines = list(event_lines("f", *run_recording(Pipeline(load(model)), frames)))
+    starts = {d: [x["start"] for x in lines if x["device"] == d and x["kind"] == "confirmed"]
+              for d in ("x.person0", "x.person1", "old")}  # fmt: skip
+    assert starts["x.person1"] == pytest.approx(starts["x.person0"][1:], abs=0.1)
+    assert starts["old"] == pytest.approx(starts["x.person0"], abs=0.1), "another clock"
+
+
 def test_the_official_text_form_and_its_row_numbers(shared_data: Path, tmp_path: Path) -> None:
     """The numbers of a SHREC'21 file are its 1-based rows, whatever form it came in."""
     import tarfile

@@ -18,9 +18,13 @@ class FrameNumbers:
     A source whose numbers do not increase from frame to frame (it sends none, counts each hand
     apart, or was started anew) has its frames numbered by their position, from 0. Live drivers
     leave most frames without hands out, so neither numbers nor how many frames there are tell time.
+
+    zero_ns: from where seconds count, if not from the first frame: a sensor or a person may join a
+    recording late.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, zero_ns: int | None = None) -> None:
+        self._zero_ns = zero_ns
         self._times_ns: list[int] = []
         self._index: list[int] = []
         self._with_hand: list[bool] = []
@@ -44,7 +48,8 @@ class FrameNumbers:
 
     def seconds(self, time_ns: int) -> float:
         """Seconds since the recording's first frame."""
-        return round((time_ns - int(self.times_ns[0])) / 1e9, 6)
+        zero_ns = int(self.times_ns[0]) if self._zero_ns is None else self._zero_ns
+        return round((time_ns - zero_ns) / 1e9, 6)
 
     def hand_seconds(self) -> float:
         """For how long a hand was in view: from each frame with one to the next frame, at most
