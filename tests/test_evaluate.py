@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -13,6 +14,7 @@ import torch
 from click.testing import CliRunner
 from test_isolated import QUICK, dhg, takes, write_takes
 
+from hgr_stream.cli.evaluate import _rate_hz
 from hgr_stream.cli.evaluate import evaluate as evaluate_command
 from hgr_stream.cli.evaluate import export as export_command
 from hgr_stream.datasets.base import DatasetError
@@ -26,6 +28,8 @@ from hgr_stream.training.isolated_folds import train_folds
 from hgr_stream.training.isolated_outputs import calibrated
 from hgr_stream.training.isolated_recipe import MODERN, scaled
 from hgr_stream.training.runs import export_run
+from tests.hands import swipe_frames
+from tests.models import save_palm_model
 
 
 @pytest.fixture(scope="module")
@@ -132,6 +136,17 @@ def test_folds_are_pooled(data: Path, tmp_path: Path) -> None:
     assert "seed 1: 2 of 4 people are held out by no run there" in told["notes"]
     assert not any(note.startswith("seed 0") for note in told["notes"])
     assert told["accuracy"] == pytest.approx(np.mean(list(told["by_seed"].values())))
+
+
+def test_a_streaming_model_gets_gestures_at_its_own_rate(tmp_path: Path) -> None:
+    model = Model(save_palm_model(tmp_path / "palm.pt"))
+    swipe = np.stack([f.hands[0].array() for f in swipe_frames(1)])[101:141].reshape(40, -1)
+    fast = Gestures("x", [swipe], np.array([1]), ["LEFT", "RIGHT"], [""], ["x"], 100.0)
+    slow = replace(fast, sequences=[swipe[::4]], rate_hz=25.0)
+    found = [ev.scores(model, g, (0.5, 1.0)) for g in (fast, slow)]
+    assert found[0] == pytest.approx(found[1])
+    assert found[1][0, 0, 1] > 0.9
+    assert _rate_hz(str(model.bundle.path)) == 30.0, "of recordings without times"
 
 
 def test_seeds_are_told_apart() -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
+from hgr_stream.cli.evaluate import _rate_hz as recordings_hz
 from hgr_stream.cli.evaluate import evaluate as evaluate_command
 from hgr_stream.cli.online import evaluate_online_command, rate_of
 from hgr_stream.cli.train_online import DATASETS, train
@@ -250,6 +251,7 @@ def test_the_command_trains_on_ones_own_takes_and_judges_who_was_held_out(tmp_pa
     metadata = bundle.read_metadata(out)
     model = bundle.load(out)
     assert (rate_of(model, None), rate_of(model, 20.0)) == (60.0, 20.0)
+    assert recordings_hz(str(out)) == 60.0
     assert metadata.labels == ["BOW", "LEFT", "OPEN", "RIGHT"]
     assert metadata.mirror_labels == {"LEFT": "RIGHT", "RIGHT": "LEFT"}
     assert metadata.training["data"].startswith("recordings+shrec21, ")

@@ -58,7 +58,7 @@ def evaluate(
 ) -> None:
     """Accuracy of a model on isolated gestures of people that it has not seen.
 
-    Recordings without times count at the rate that the model was trained for. With its 95 %
+    Recordings without times count at the rate that the model was trained with. With its 95 %
     intervals (Wilson's, and with whole people drawn anew), a table by class, the spread over
     subjects, the calibration error, and the accuracy when only a part of the gesture was seen. A
     model that has learnt from any gesture or person that it would be evaluated on is refused.
@@ -96,14 +96,18 @@ def evaluate(
 
 
 def _rate_hz(chosen: str) -> float:
-    """Of the gestures that a model file or a folder of runs was trained on."""
+    """Of the gestures that a model file or a folder of runs was trained on; of a model for streams,
+    which has a rate of its own, those of ``hgr train --online --rate``."""
     from ..recognition.bundle import read_metadata
+    from ..training.material import RATE_HZ
     from ..training.runs import read_run, runs_in
 
     if Path(chosen).is_dir():
         return float(read_run(runs_in(chosen)[0])["rate_hz"])
     metadata = read_metadata(chosen)
-    return float(metadata.training.get("rate_hz", metadata.rate_hz))
+    own = RATE_HZ if metadata.kind == "streaming" else metadata.rate_hz
+    training = metadata.training
+    return float(training.get("rate_hz") or training.get("recordings_hz") or own)
 
 
 def _gestures(

@@ -230,7 +230,7 @@ def load_continuous(
         time_s = (q.time_ns - q.time_ns[0]) / 1e9
         for segment in q.segments:
             part = slice(segment.start, segment.end + 1)
-            cut = _at_rate(joints[part].reshape(-1, 3 * N_JOINTS), time_s[part], rate_hz)
+            cut = at_rate(joints[part].reshape(-1, 3 * N_JOINTS), time_s[part], rate_hz)
             what = f"{q.name}:{segment.start}-{segment.end}"
             far_m = float(np.abs(cut - np.median(cut, 0)).max())
             if len(cut) < MIN_CUT or far_m > GLITCH_M:
@@ -245,7 +245,7 @@ def load_continuous(
     ).check()
 
 
-def _at_rate(flat: Float32, time_s: NDArray[np.float64], rate_hz: float) -> Float32:
+def at_rate(flat: Float32, time_s: NDArray[np.float64], rate_hz: float) -> Float32:
     """(T, C) at ``time_s`` (T,) -> ``rate_hz`` frames a second from the first to the last, by
     linear interpolation."""
     at_s = time_s[0] + np.arange(int((time_s[-1] - time_s[0]) * rate_hz + 1e-6) + 1) / rate_hz
@@ -396,7 +396,7 @@ def _mcap(path: Path, rate_hz: float, told: list[str]) -> tuple[Float32, Side]:
         told.append(f"of {path.name} the longest stretch is taken, {b - a} of {len(seen)} frames")
     joints = np.stack([j for _, j in seen[a:b]])
     right = mirrored(joints) if side == "left" else joints
-    return _at_rate(right.reshape(len(right), -1), time_s[a:b], rate_hz), side
+    return at_rate(right.reshape(len(right), -1), time_s[a:b], rate_hz), side
 
 
 def _canonical(recording: NDArray) -> Float32 | None:

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from ..datasets.base import DatasetError
-from ..datasets.gestures import Gestures, in_order
+from ..datasets.gestures import Gestures, at_rate, in_order
 from ..recognition import bundle
 from ..recognition.bundle import Bundle, ModelError
 from ..skeleton import N_JOINTS, Float32
@@ -53,7 +53,6 @@ class Model:
         self.canonical = training.get("canonical", True)
         self.channels = training.get("channels", 3 * N_JOINTS)
         self.units = units_in(training)
-        self.rate_hz = float(training.get("rate_hz", self.bundle.metadata.rate_hz))
 
     @torch.inference_mode()
     def over_time(self, joints: Float32, fractions: Sequence[float]) -> NDArray[np.float64]:
@@ -164,21 +163,21 @@ def scores(
 ) -> NDArray[np.float64]:
     """Probabilities (N, F, C) of every gesture after each fraction of it.
 
-    The gestures' classes must be the model's (see ``align``). Raises ModelError for other channels
-    and another rate.
+    The gestures' classes must be the model's (see ``align``); a streaming model gets them at its
+    own rate, a windowed one stretched. Raises ModelError for other channels.
     """
     if (gestures.canonical, gestures.channels) != (model.canonical, model.channels):
         raise ModelError(
             f"{gestures.data}: {_kind(gestures)}; the model was trained on {_kind(model)}"
         )
-    if gestures.rate_hz != model.rate_hz:
-        raise ModelError(
-            f"{gestures.data}: {gestures.rate_hz:g} frames a second; the model was trained at "
-            f"{model.rate_hz:g}"
-        )
     out = np.empty((len(gestures), len(fractions), len(gestures.classes)))
+    m = model.bundle.metadata
     for i in range(len(gestures)):
         given = gestures.joints(i) if gestures.canonical else gestures.sequences[i]
+        if m.kind == "streaming" and m.rate_hz != gestures.rate_hz:
+            time_s = np.arange(len(given)) / gestures.rate_hz
+            flat = at_rate(given.reshape(len(given), -1), time_s, m.rate_hz)
+            given = flat.reshape(-1, *given.shape[1:])
         out[i] = model.over_time(given, fractions)
         watch((i + 1) / len(gestures))
     return out
