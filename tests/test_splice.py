@@ -16,9 +16,10 @@ from hgr_stream.cli.evaluate import evaluate as evaluate_command
 from hgr_stream.cli.online import evaluate_online_command, rate_of
 from hgr_stream.cli.train_online import DATASETS, train
 from hgr_stream.datasets.base import DatasetError
+from hgr_stream.datasets.convert import Recording
 from hgr_stream.datasets.gestures import Gestures
 from hgr_stream.datasets.tables import annotations_beside
-from hgr_stream.messages import Truth, encode, joint_bytes
+from hgr_stream.messages import Hand, Truth, encode, joint_bytes
 from hgr_stream.recognition import bundle
 from hgr_stream.recording import Writer
 from hgr_stream.skeleton import N_JOINTS, Float32, bone_lengths
@@ -35,7 +36,7 @@ from hgr_stream.training.material import (
 from hgr_stream.training.recipe import Recipe, train_online
 from hgr_stream.training.splice import SpliceRule, idle_clips, splice
 from hgr_stream.training.streams import labels_of, split, to_streams
-from hgr_stream.training.truth import load_streams
+from hgr_stream.training.truth import load_streams, sequences_of
 from tests.hands import hand_joints, swipe_frames
 from tests.models import save_palm_model
 from tests.test_training import sequence, write_shrec21
@@ -375,6 +376,32 @@ def test_recordings_of_one_name_in_several_folders_are_several(tmp_path: Path) -
     assert len(inside) == len(outside) == 1
     assert [q.name for q in load_streams(tmp_path / "ben")] == ["1"]
     assert [q.name for q in load_streams(tmp_path / "ben" / "1.mcap")] == ["1"]
+
+
+def test_gestures_of_the_other_hand_are_not_this_ones() -> None:
+    frames = swipe_frames(3)
+    for f in frames[:800]:
+        f.hands.append(Hand(8, "left", joint_bytes(hand_joints(-0.4, side="left"))))
+    told: list[str] = []
+
+    def learnt(*hands: str) -> list[str]:
+        told.clear()
+        truths = [
+            Truth("test", hand, label, at * 10**9, (at + 1) * 10**9)
+            for hand, label, at in zip(hands, ("WAVE", "RIGHT"), (3, 1), strict=True)
+        ]
+        recording = Recording("x", Path("x"), "x", frames, truths)
+        (q,) = sequences_of(recording, told.append)
+        assert q.side == "right"
+        return [s.label for s in q.segments]
+
+    assert learnt("left", "right") == ["RIGHT"]
+    assert not told
+    assert learnt("", "") == ["WAVE", "RIGHT"]
+    assert "the left one is seen, too: are they all the right one's?" in told[0]
+    del frames[:700]  # what is left of the left hand performs nothing
+    assert learnt("", "") == []
+    assert not told
 
 
 def test_impossible_hands_are_not_learnt(tmp_path: Path) -> None:

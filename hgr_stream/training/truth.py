@@ -180,9 +180,11 @@ def sequences_of(
 ) -> list[HandSequence]:
     """The hand seen most, cut where it was lost; none where no hand was. What was seen of a gesture
     is cut out if less than ``LEAST_SEEN``: half of one must be taught neither as one nor as none.
+    Gestures are the hand's unless the truth names the other side.
 
     tell: hears how many those are, how many pieces were too short to be of use, and which hands
-    impossible, and are left out. every: they are not, as they are not from a benchmark's own files.
+    impossible, and are left out; and of another hand that is seen during gestures, which may be
+    its. every: they are not, as they are not from a benchmark's own files.
     """
     hands: dict[tuple[str, Side], list[tuple[int, Float32]]] = {}
     faults: Counter[str] = Counter()
@@ -201,9 +203,16 @@ def sequences_of(
     if not hands:
         return []
     (_, side), seen = max(hands.items(), key=lambda item: len(item[1]))
+    truths = [t for t in recording.truths if {t.hand, side} != {"left", "right"}]
+    others = sorted({s for (_, s), at in hands.items() if at is not seen and _during(truths, at)})
+    if others:
+        tell(
+            f"{recording.file}: the {side} hand, seen most, is learnt; during gestures the "
+            f"{' and the '.join(others)} one is seen, too: are they all the {side} one's?"
+        )
     time_ns = np.array([t for t, _ in seen], dtype=np.int64)
     joints = np.stack([j for _, j in seen]).astype(np.float32)
-    half = [] if every else _half_seen(recording.truths, time_ns)
+    half = [] if every else _half_seen(truths, time_ns)
     index = np.setdiff1d(np.arange(len(time_ns)), np.concatenate([[], *half]).astype(np.int64))
     if half:
         tell(f"{recording.file}: the hand was lost in {len(half)} gestures; they are left out")
@@ -217,7 +226,7 @@ def sequences_of(
             short += 1
             continue
         segments = []
-        for truth in recording.truths:
+        for truth in truths:
             inside = np.flatnonzero((part >= truth.onset_ns) & (part <= truth.offset_ns))
             if len(inside):
                 segments.append(Segment(truth.label, int(inside[0]), int(inside[-1])))
@@ -239,6 +248,13 @@ def sequences_of(
             f"{short} times; left out"
         )
     return pieces
+
+
+def _during(truths: Sequence[Truth], seen: Sequence[tuple[int, Float32]]) -> bool:
+    """Whether a hand is seen in any gesture that is not said to be another's."""
+    at = np.array([t for t, _ in seen])
+    spans = [(t.onset_ns, t.offset_ns) for t in truths if t.hand not in ("left", "right")]
+    return any(((at >= start) & (at <= end)).any() for start, end in spans)
 
 
 def _half_seen(truths: Sequence[Truth], time_ns: NDArray[np.int64]) -> list[NDArray[np.int64]]:
