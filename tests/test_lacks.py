@@ -10,6 +10,7 @@ from hgr_stream.messages import Frame, Hand, Window, decode, encode, joint_bytes
 from hgr_stream.pipeline import Pipeline
 from hgr_stream.recognition.bundle import load
 from hgr_stream.recognition.engine import Engine
+from hgr_stream.recognition.recogniser import Recogniser
 from hgr_stream.segmentation import Segmenter, WindowSpec
 from hgr_stream.skeleton import Lack
 from tests.daemon_process import Daemon, feeding, wait_until
@@ -74,6 +75,29 @@ def test_what_is_refused_for_a_lack_was_not_lost(tmp_path) -> None:
         engine.push([w])
     assert engine.counts["windows_lacking_depth"] == 10
     assert engine.counts["windows_lost"] == 1
+
+
+@pytest.mark.parametrize("hop", [1, 4])
+def test_what_is_remembered_of_a_hand_keeps_its_place_where_windows_are_missing(
+    tmp_path, hop: int
+) -> None:
+    """The verifier sees the same of a hand, however many windows have come since."""
+    bundle = load(str(save_palm_model(tmp_path / "palm.pt", hop=hop)))
+    segmenter = Segmenter(WindowSpec(25.0, hop, hop))
+    windows = [w for f in stroke("cam", []) for w in segmenter.push(f)]
+    del windows[3:5]
+    recogniser = Recogniser(bundle)
+    recogniser.push(windows)
+    state = recogniser._hands[("cam", "right")]
+    xs = state.history[:, 0, 0]
+    ticks = (windows[-1].time_ns - windows[0].time_ns) // windows[0].step_ns + hop
+    assert len(xs) == ticks
+    held = xs[3 * hop - 1 : 5 * hop]
+    assert len(set(held.tolist())) == 1 < len(set(xs.tolist()))
+    single = Recogniser(bundle)
+    for w in windows:
+        single.push([w])
+    assert single.export_state("cam", "right") == recogniser.export_state("cam", "right")
 
 
 @pytest.mark.parametrize("size", [1, 7, 100])

@@ -277,6 +277,12 @@ def test_a_tape_gives_the_pipelines_events_under_any_settings(tmp_path: Path) ->
         assert len(events) >= 6
         assert kept.events(options) == events
         assert kept.events(options) == events, "played again it is the same"
+    holes = swipes()
+    for k, f in enumerate(holes.frames):  # once too short to end a stroke, and once not
+        f.hands[0].lacks = ["depth"] * (110 < k < 125 or 762 < k < 800)
+    events, _ = run_recording(Pipeline(bundle, batch=BATCH), holes.frames)
+    assert any(e.reason == "lacks depth" for e in events)
+    assert tape(bundle, holes).events() == events
 
 
 def test_tuning_for_f1_wins_back_what_was_refused(tmp_path: Path) -> None:

@@ -94,7 +94,7 @@ class Engine:
         self.recogniser.check(windows)
         self._count_lost(windows)  # of all: what is refused has come
         if self._lacking or any(window.lacks for window in windows):
-            windows = [w for w in map(self._suited, windows) if w is not None]
+            windows = [w for w in map(self.suited, windows) if w is not None]
         found: list[tuple[int, list[Event]]] = []
         for runs in rounds(windows):
             # A track's last words come before its state is dropped: the verifier needs it.
@@ -107,7 +107,7 @@ class Engine:
         found.sort(key=lambda item: item[0])
         return self._choice.of(self._signed(event) for _, events in found for event in events)
 
-    def _suited(self, window: Window) -> Window | None:
+    def suited(self, window: Window) -> Window | None:
         """The window if the model can judge the hand; None if it cannot, which is told once for
         each device and lack. The first after ``LACK_NS`` without is the end for the model: what was
         begun is cancelled, and the hand starts afresh when it suits again."""

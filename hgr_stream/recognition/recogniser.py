@@ -81,7 +81,13 @@ class HandState:
     def history(self) -> Float32:
         return self._ring[max(self._end - self._capacity, 0) : self._end]
 
-    def remember(self, frames: Float32, last_ns: int) -> None:
+    def remember(self, frames: Float32, last_ns: int, step_ns: int = 1) -> None:
+        """Frames of ticks that are ``step_ns`` apart, the last at ``last_ns``. Where windows are
+        missing between, lost or without what the model needs, the hand is held: rows are times."""
+        missing = round((last_ns - self.last_ns) / step_ns) - len(frames) if self._end else 0
+        if missing > 0:
+            held = self.history[-1:].repeat(min(missing, self._capacity), 0)
+            frames = np.concatenate([held, frames])
         frames = frames[-self._capacity :]
         if self._end + len(frames) > len(self._ring):
             kept = (
@@ -131,6 +137,7 @@ class Recogniser:
         self._hands: dict[tuple[str, str], HandState] = {}
         m = bundle.metadata
         self._streams = m.kind == "streaming"
+        self._step_ns = round(1e9 / m.rate_hz)
         self._longest = max(int(SEGMENT_S * m.rate_hz), m.size)
         # Besides, a run: the oldest frames are there however far a burst has run ahead.
         self._capacity = self._longest + int(WAIT_S * m.rate_hz) + MAX_RUN * m.hop
@@ -213,7 +220,7 @@ class Recogniser:
             d.hand.state = after[row]
             for k, place in enumerate(d.run):
                 window = windows[place]
-                d.hand.remember(d.frames[k], window.time_ns)
+                d.hand.remember(d.frames[k], window.time_ns, self._step_ns)
                 part = slice(k * size, (k + 1) * size)
                 results[place] = Scores(
                     window,
@@ -241,7 +248,8 @@ class Recogniser:
         for d in due:
             for frames, place in zip(d.frames, d.run, strict=True):
                 window = windows[place]
-                d.hand.remember(frames[-min(max(window.new, 1), len(frames)) :], window.time_ns)
+                new = frames[-min(max(window.new, 1), len(frames)) :]
+                d.hand.remember(new, window.time_ns, self._step_ns)
                 results[place] = Scores(
                     window,
                     _times(window, 1),

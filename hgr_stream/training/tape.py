@@ -7,6 +7,7 @@ ones; only the recogniser is played back.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -35,7 +36,7 @@ class Tape:
     numbers: FrameNumbers
     windows: list[Window]
     scores: dict[tuple[str, str, str, int], Scores]
-    tracks: dict[str, HandState]  #: each with all of its frames
+    tracks: dict[str, HandState]  #: each with all of its frames, by ``_Lives``
     verdicts: dict[tuple[str, int, int], Float32 | None] = field(default_factory=dict)
 
     def events(
@@ -57,12 +58,13 @@ class _Player(Recogniser):
 
     def __init__(self, tape: Tape) -> None:
         super().__init__(tape.bundle)
-        self._tape = tape
+        self._tape, self._lives = tape, _Lives()
 
     def push(self, windows: Sequence[Window]) -> list[Scores]:
         for w in windows:
+            name = self._lives.name(w)
             if not w.ended:
-                self._hands[(w.device, w.hand)] = self._tape.tracks[w.track]
+                self._hands[(w.device, w.hand)] = self._tape.tracks[name]
         return [self._tape.scores[_key(w)] for w in windows]
 
     def verify(self, device: str, hand: str, start_ns: int, end_ns: int) -> Float32 | None:
@@ -73,6 +75,19 @@ class _Player(Recogniser):
         if asked not in self._tape.verdicts:
             self._tape.verdicts[asked] = super().verify(device, hand, start_ns, end_ns)
         return self._tape.verdicts[asked]
+
+
+class _Lives:
+    """Names for what a recogniser remembers: a track that has ended for the model, since it lacked
+    what that needs, may go on afresh."""
+
+    def __init__(self) -> None:
+        self._ended: Counter[str] = Counter()
+
+    def name(self, window: Window) -> str:
+        name = f"{window.track}/{self._ended[window.track]}"
+        self._ended[window.track] += bool(window.ended)
+        return name
 
 
 def _key(window: Window) -> tuple[str, str, str, int]:
@@ -94,21 +109,23 @@ def tape(bundle: Bundle, recording: Recording, segmentation: Segmentation | None
     if len(numbers) != 1:
         raise DatasetError(f"{recording.file}: holds {len(numbers)} devices; one is wanted")
     scores: dict[tuple[str, str, str, int], Scores] = {}
-    seen: dict[str, list[Float32]] = {}
-    last_ns: dict[str, int] = {}
-    for at in range(0, len(windows), BATCH):
-        batch = windows[at : at + BATCH]
+    lives, seen = _Lives(), dict[str, list[Window]]()
+    suited = [w for w in map(Engine(bundle).suited, windows) if w is not None]
+    for at in range(0, len(suited), BATCH):
+        batch = suited[at : at + BATCH]
         for window, said in zip(batch, recogniser.push(batch), strict=True):
             scores[_key(window)] = said
+            name = lives.name(window)
             if not window.ended:
-                joints = window.array()[-max(window.new, 1) :]
-                left = window.side == "left" and m.mirror_left
-                seen.setdefault(window.track, []).append(mirrored(joints) if left else joints)
-                last_ns[window.track] = window.time_ns
+                seen.setdefault(name, []).append(window)
     tracks = {}
-    for track, parts in seen.items():
-        whole = np.concatenate(parts)
-        tracks[track] = HandState(track, np.zeros(0, np.float32), len(whole))
-        tracks[track].remember(whole, last_ns[track])
+    for name, own in seen.items():
+        ticks = round((own[-1].time_ns - own[0].time_ns) / own[0].step_ns) + own[0].new
+        tracks[name] = HandState(name, np.zeros(0, np.float32), ticks)
+        for window in own:
+            joints = window.array()[-max(window.new, 1) :]
+            left = window.side == "left" and m.mirror_left
+            right = mirrored(joints) if left else joints
+            tracks[name].remember(right, window.time_ns, window.step_ns)
     (only,) = numbers.values()
     return Tape(bundle, recording, only.freeze(), windows, scores, tracks)
