@@ -431,6 +431,16 @@ def test_a_copy_of_a_recording_is_not_held_out_from_it(tmp_path: Path) -> None:
     assert told == ["left out: ben/1 begins as anna/0 does: a copy, or a part of it"]
 
 
+def test_labels_that_differ_by_case_alone_are_told(tmp_path: Path) -> None:
+    write_sessions(tmp_path)
+    labels = tmp_path / "ben" / "1.csv"
+    (label, *_) = labels.read_text().split(",")
+    labels.write_text(labels.read_text().replace(label, label.title(), 1))
+    told: list[str] = []
+    load([("streams", tmp_path)], tell=told.append)
+    assert told == [f"label {label!r} and {label.title()!r} count as two: meant as one?"]
+
+
 def test_an_empty_truth_file_says_that_nobody_gestures(tmp_path: Path) -> None:
     found = load_streams(write_sessions(tmp_path, idle=True))
     assert [(q.name, len(q.segments)) for q in found] == [

@@ -252,6 +252,17 @@ def at_rate(flat: Float32, time_s: NDArray[np.float64], rate_hz: float) -> Float
     return np.stack([np.interp(at_s, time_s, c) for c in flat.T], 1).astype(np.float32)
 
 
+def case_told(what: str, names: Iterable[str]) -> list[str]:
+    """A line for each name that differs from another by case alone; ``what`` they name."""
+    first: dict[str, str] = {}
+    found = ((first.setdefault(name.casefold(), name), name) for name in sorted(set(names)))
+    return [
+        f"{what} {other!r} and {name!r} count as two: meant as one?"
+        for other, name in found
+        if other != name
+    ]
+
+
 def load_recordings(
     folder: str | Path, labels: str | Path | None = None, rate_hz: float = 30.0
 ) -> Gestures:
@@ -275,10 +286,7 @@ def load_recordings(
     if others := _not_named(folder, table, [name for name, _, _ in rows]):
         notes.append(f"{others} other recordings in {folder} are not in {table.name}: left out")
     for what, column in (("label", 1), ("subject", 2)):
-        first: dict[str, str] = {}
-        for name in sorted({row[column] for row in rows}):
-            if (other := first.setdefault(name.casefold(), name)) != name:
-                notes.append(f"{what} {other!r} and {name!r} count as two: meant as one?")
+        notes += case_told(what, (row[column] for row in rows))
     mirror = mirror_pairs(sorted({label for _, label, _ in rows}))
     recordings, given, lost = [], [], list[str]()
     for name, label, _ in rows:

@@ -10,7 +10,7 @@ from typing import Final
 
 from ..datasets.base import DatasetError, HandSequence
 from ..datasets.convert import Recording
-from ..datasets.gestures import Gestures, first_of, load_recordings, load_shrec17
+from ..datasets.gestures import Gestures, case_told, first_of, load_recordings, load_shrec17
 from ..datasets.shrec21 import load_shrec21
 from ..datasets.shrec22 import load_shrec22
 from ..datasets.stream_frames import StreamFrames, truths_of
@@ -85,6 +85,9 @@ def load(
                 q.subject = f"{name}:{q.subject}" if q.subject else ""
             q.segments = [replace(s, label=same.get(s.label, s.label)) for s in q.segments]
             out.append(q)
+    if [name for name, _ in sources] != ["recordings"]:  # which tell it themselves
+        for note in case_told("label", (s.label for q in out for s in q.segments)):
+            tell(note)
     return out
 
 
