@@ -632,6 +632,7 @@ def test_tips_of_no_length_are_extrapolated(tmp_path: Path) -> None:
         (bvh().replace("OFFSET 0 0 0", "OFFSET 0 zero 0", 1), "line 4: an offset"),
         (bvh().replace("Xposition", "Wposition", 1), "line 5: unknown channel 'Wposition'"),
         (bvh().replace("CHANNELS 3", "CHANNELS 4", 1), "line 9: .* not as many"),
+        (bvh().replace("CHANNELS 3", "CHANNELS 1 Xrotation\nCHANNELS 3", 1), "line 10: .* second"),
     ],
 )
 def test_skeletons_that_do_not_fit_are_named(tmp_path: Path, text: str, fault: str) -> None:

@@ -148,6 +148,8 @@ def read_hierarchy(path: Path, text: str) -> list[Joint]:
                 channels = [_channel(where, word) for word in words[2:]]
                 if words[1:2] != [str(len(channels))] or len(channels) > 6:
                     raise DatasetError(f"{where}: {' '.join(words)[:60]}: not as many as it says")
+                if joints[open_joints[-1]].channels:
+                    raise DatasetError(f"{where}: a joint's channels for the second time")
                 joints[open_joints[-1]].channels = channels
                 joints[open_joints[-1]].column = column
                 column += len(channels)
