@@ -98,7 +98,9 @@ def from_layout(points: NDArray[np.floating], layout: tuple[int, ...]) -> Float3
     needed = max(layout) + 1
     if points.ndim < 2 or points.shape[-2] < needed or points.shape[-1] != 3:
         raise ValueError(f"layout needs (..., {needed}, 3) points, got {points.shape}")
-    return with_palm(points[..., [max(i, 0) for i in layout], :].astype(np.float32))
+    with np.errstate(over="ignore"):  # absurd joints become infinite, and are refused as such
+        joints = points[..., [max(i, 0) for i in layout], :].astype(np.float32)
+    return with_palm(joints)
 
 
 def from_shrec21(points: NDArray[np.floating]) -> Float32:

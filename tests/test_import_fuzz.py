@@ -143,6 +143,9 @@ def read_all(path: Path, format_: Format | None) -> int:
     return n
 
 
+#: Nobody at a terminal is to read of overflows in casts.
+pytestmark = pytest.mark.filterwarnings("error::RuntimeWarning")
+
 FUZZ = settings(
     max_examples=40,
     deadline=None,
