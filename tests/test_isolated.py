@@ -38,6 +38,7 @@ from hgr_stream.training.distort import Distortion, Packed, another_hand, draw, 
 from hgr_stream.training.evaluate import Model
 from hgr_stream.training.isolated import Outcome, _Loop, train_isolated
 from hgr_stream.training.isolated_folds import spread, train_folds
+from hgr_stream.training.isolated_outputs import calibrated
 from hgr_stream.training.isolated_recipe import (
     MODERN,
     ORIGINAL,
@@ -799,6 +800,26 @@ def test_reference_network(gestures: Gestures, tmp_path: Path, preset: Recipe) -
     model = Model(tmp_path / "coarse.pt")
     model.bundle.metadata.temperature = 1.0
     assert model.probabilities(gestures.joints(7)) == pytest.approx(summed, abs=1e-4)
+
+
+@pytest.mark.parametrize("preset", [QUICK, MODERN])
+def test_coarse_classes_have_a_temperature_of_their_own(
+    gestures: Gestures, tmp_path: Path, preset: Recipe
+) -> None:
+    mixed = gestures.take(range(len(gestures)))  # so that nobody can be sure
+    mixed.labels = np.where(np.arange(len(mixed)) % 8, mixed.labels, (mixed.labels + 1) % 3)
+    recipe = scaled(preset, epochs=2, batch=24)
+    run = train_isolated(mixed, recipe, tmp_path / "r", held_out=["1"], device="cpu")
+    held = [i for i, who in enumerate(mixed.subjects) if who == "1"]
+    found = []
+    for own, coarse in ((mixed, False), (mixed.of_coarse(), True)):
+        found.append(export_run(run.folder, tmp_path / "m.pt", coarse=coarse).temperature)
+        model = Model(tmp_path / "m.pt")
+        model.bundle.metadata.temperature = 1.0
+        told = np.stack([model.probabilities(mixed.joints(i)) for i in held])
+        best = calibrated(torch.from_numpy(told).log(), torch.from_numpy(own.labels[held]))
+        assert found[-1] == pytest.approx(best, rel=0.03)
+    assert found[0] != found[1]
 
 
 def test_the_reference_network_hears_single_gestures(gestures: Gestures, tmp_path: Path) -> None:

@@ -483,14 +483,19 @@ class _Loop:
         return figures
 
     def _finish(self) -> None:
-        """What the model file needs besides the weights: temperature, and the none output."""
-        temperature = self.recipe.temperature
+        """What the model file needs besides the weights: temperatures, and the none output."""
         net = self.average.module
-        if not temperature and len(self.outside):
+        extra: dict[str, Any] = {"temperature": self.recipe.temperature or 1.0}
+        if not self.recipe.temperature and len(self.outside):
             logits = predict(net, self.batches, self.outside)
             labels = self.batches.labels[torch.from_numpy(self.outside)]
-            temperature = calibrated(log_scores(net, logits)[1], labels)
-        extra: dict[str, Any] = {"temperature": temperature or 1.0}
+            coarse, fine = log_scores(net, logits)
+            extra["temperature"] = calibrated(fine, labels)
+            if self.gestures.coarse_of:
+                n = len(self.gestures.coarse_classes)
+                summed = torch.zeros(len(fine), n).index_add(1, self.coarse_of, fine.exp())
+                coarse = coarse if coarse.shape[1] else summed.log()
+                extra["temperature_coarse"] = calibrated(coarse, self.coarse_of[labels])
         if isinstance(net, flagship.FlagshipNet):
             none = fit_none(net, self.batches, self.inside.numpy(), self.recipe.seed)
             extra["none"] = {k: v.tolist() for k, v in none.state_dict().items()}

@@ -254,7 +254,9 @@ def model_of(
         rate_hz=settings["rate_hz"],
         size=1,
         hop=1,
-        temperature=temperature or found["temperature"],
+        temperature=temperature
+        or (coarse and found.get("temperature_coarse"))  # older runs have none
+        or found["temperature"],
         training={
             "data": settings["data"],
             "also": settings.get("also", []),
