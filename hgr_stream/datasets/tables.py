@@ -115,7 +115,7 @@ def read_table(path: Path, columns: int, separator: str | None, *, strict: bool 
 
 
 def _numbers(fields: list[str]) -> list[float]:
-    """None, if there is one that is no number."""
+    """Empty, if one of them is no number."""
     try:
         return [float(value) for value in fields]
     except ValueError:
