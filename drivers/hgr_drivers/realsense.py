@@ -48,8 +48,9 @@ SILENT_S: Final = 3.0
 LOOK_S: Final = 0.5
 #: A frame may be this many periods old.
 MOST_PERIODS: Final = 2.0
-#: How long a file that has ended is asked for its last frames.
-LAST_MS: Final = 100
+#: How long a file that has ended is asked for its last frames, which are on their way through the
+#: library for a while yet on a busy machine.
+LAST_MS: Final = 500
 
 
 class RealSenseOptions(Options):
