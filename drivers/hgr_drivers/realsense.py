@@ -72,9 +72,12 @@ class RealSenseOptions(Options):
 
 def _play_unpaced(config: Any, pipeline: Any) -> None:
     """Have a file's frames wait to be read. Told before it plays: what it plays until then is lost.
+    So is what it plays before the pipeline takes frames: it is paused, and resumed when that runs.
     No reference to its device may be left when the pipeline starts, or librealsense frees it twice.
     """
-    config.resolve(pipeline).get_device().as_playback().set_real_time(False)
+    playback = config.resolve(pipeline).get_device().as_playback()
+    playback.set_real_time(False)
+    playback.pause()
 
 
 class RealSenseDriver(Driver[RealSenseOptions]):
@@ -145,6 +148,8 @@ class RealSenseDriver(Driver[RealSenseOptions]):
             profile = pipeline.start(config)
             self._pipeline = pipeline
             self._set_up(profile)
+            if self.lossless and self._playback is not None:
+                self._playback.resume()
         except RuntimeError as error:
             self.close()
             raise self._explained(error) from None
