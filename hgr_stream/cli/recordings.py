@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
+from ..daemon.shell import ending_signals
 from ..datasets.convert import SOURCES
 from ..recording import RecordingError, Writer
 from ..recording_info import DeviceInfo, Info
@@ -133,11 +134,7 @@ def _record(stream: Stream, writer: Writer, duration_s: float | None) -> None:
     began_s = time.monotonic()
     wall_ns = wall_offset_ns()
     end_s = None if duration_s is None else began_s + duration_s
-    ends = [signal.SIGINT, signal.SIGTERM]
-    # A terminal that is closed, but not under nohup, which ignores that for us.
-    if sys.platform != "win32" and signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:
-        ends.append(signal.SIGHUP)
-    before = {s: signal.signal(s, end) for s in ends}
+    before = {s: signal.signal(s, end) for s in ending_signals()}
     progress = Progress()
     try:
         for received in stream:

@@ -48,6 +48,15 @@ def wait_for_end_of_stdin() -> None:
             pass
 
 
+def ending_signals() -> list[signal.Signals]:
+    """What a person ends a process by: Ctrl-C, SIGTERM and a terminal that is closed; that not
+    under nohup, which ignores it for us."""
+    ends = [signal.SIGINT, signal.SIGTERM]
+    if sys.platform != "win32" and signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:
+        ends.append(signal.SIGHUP)
+    return ends
+
+
 class Shell(ABC):
     """A stage's process. Subclasses say which sockets wake them and what they then do."""
 

@@ -51,7 +51,7 @@ from ..whole import write_whole
 from .keeper import Keeper, Watch
 from .main import CONFIG_FILE
 from .processes import EXIT_FATAL, Process, processes
-from .shell import decode_request, error_line
+from .shell import decode_request, ending_signals, error_line
 
 DRIVER = "driver."  # so begin the stages of drivers, those beside us (a replay) too
 POLL_S = 0.1
@@ -461,14 +461,10 @@ class Supervisor:
 
 
 def handle_signals(supervisor: Supervisor) -> None:
-    """Ctrl-C, SIGTERM and a terminal that is closed end the daemon; a second Ctrl-C is not needed.
-
-    Not under nohup, which ignores the terminal's end for us."""
+    """Ctrl-C, SIGTERM and a terminal that is closed end the daemon; a second one is not needed."""
 
     def on_signal(*_: object) -> None:
         supervisor.stop()
 
-    signal.signal(signal.SIGINT, on_signal)
-    signal.signal(signal.SIGTERM, on_signal)
-    if sys.platform != "win32" and signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:
-        signal.signal(signal.SIGHUP, on_signal)
+    for number in ending_signals():
+        signal.signal(number, on_signal)
