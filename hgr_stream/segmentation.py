@@ -248,7 +248,7 @@ class Segmenter:
             track = by_id.get(hand.id)
             if track is None:
                 strangers.append((hand, joints))
-            elif self._jumped(track, joints):
+            elif self._jumped(track.joints[MIDDLE_BASE].tolist(), joints[MIDDLE_BASE].tolist()):
                 self.counts["hands_jumped"] += 1  # a glitch; if it stays there, its track ends
                 taken.add(track.slot)
             elif not self._keeps_side(frame.device, track, hand):
@@ -273,10 +273,9 @@ class Segmenter:
             taken.add(slot)
         return followed
 
-    def _jumped(self, track: _Track, joints: Float32) -> bool:
-        a, b = track.joints[MIDDLE_BASE], joints[MIDDLE_BASE]
-        limit = self.options.max_jump_m
-        return math.dist(a.tolist(), b.tolist()) > limit
+    def _jumped(self, was: list[float], now: list[float]) -> bool:
+        """Whether a hand whose middle base was here is too far away to be the same."""
+        return math.dist(was, now) > self.options.max_jump_m
 
     def _keeps_side(self, device: str, track: _Track, hand: Hand) -> bool:
         """Whether the track keeps its side with this sample: sensors take a hand for the other
@@ -319,7 +318,7 @@ class Segmenter:
         for i, (hand, joints) in enumerate(strangers):
             middle, wrist = joints[MIDDLE_BASE].tolist(), joints[WRIST].tolist()
             for track, its_middle, its_wrist in there:
-                if math.dist(its_middle, middle) > self.options.max_jump_m:
+                if self._jumped(its_middle, middle):
                     continue
                 away_m = math.dist(its_wrist, wrist)
                 same_place = away_m < SAME_PLACE_M and track.time_ns == device.followed_ns
