@@ -46,6 +46,16 @@ def worker_with(run_dir: Path, hop: int, max_gap_s: float) -> Iterator[WorkerShe
         worker.close()
 
 
+@contextlib.contextmanager
+def watched_segmenter(run_dir: Path) -> Iterator[tuple[SegmenterShell, Inlet]]:
+    """And what its supervisor hears of it."""
+    segmenter = SegmenterShell(run_dir, WindowSpec(25.0, 1, 1), Segmentation())
+    try:
+        yield segmenter, Inlet(segmenter.context, segmenter.info.sockets["status"], "status")
+    finally:
+        segmenter.close()
+
+
 def give(worker: WorkerShell, windows: list[Window]) -> None:
     """Over its socket, and until they are through."""
     with worker.context.socket(zmq.PUSH) as out:
@@ -98,25 +108,24 @@ def test_a_segmenter_that_waits_for_the_worker_is_not_silent(
     run_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("hgr_stream.stream.bus.QUEUE", 1)
-    segmenter = SegmenterShell(run_dir, WindowSpec(25.0, 1, 1), Segmentation())
-    supervisor = Inlet(segmenter.context, segmenter.info.sockets["status"], "status")
-    threading.Timer(0.2, segmenter.stop).start()
-    for i in range(3):  # nobody takes the windows
-        segmenter._frame(encode(frame(i, i * 40 * MS, hand_joints())))
-    assert supervisor.socket.poll(2000)
-    assert decode(Status, supervisor.drain()[0]).counts["sent"] == 1
-    segmenter.close()
+    with watched_segmenter(run_dir) as (segmenter, supervisor):
+        threading.Timer(0.2, segmenter.stop).start()
+        for i in range(3):  # nobody takes the windows
+            segmenter._frame(encode(frame(i, i * 40 * MS, hand_joints())))
+        assert supervisor.socket.poll(2000)
+        assert decode(Status, supervisor.drain()[0]).counts["sent"] == 1
 
 
 def test_a_busy_segmenter_beats_and_loses_no_hand_whose_frames_still_wait(
     run_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("hgr_stream.daemon.shell.HEARTBEAT_S", 0.0)
-    segmenter = SegmenterShell(run_dir, WindowSpec(25.0, 1, 1), Segmentation())
-    supervisor = Inlet(segmenter.context, segmenter.info.sockets["status"], "status")
-    with segmenter.context.socket(zmq.PUSH) as out:
+    sent_ns = time.monotonic_ns()
+    with (
+        watched_segmenter(run_dir) as (segmenter, supervisor),
+        segmenter.context.socket(zmq.PUSH) as out,
+    ):
         out.connect(segmenter.info.sockets["frames"])
-        sent_ns = time.monotonic_ns()
         for i, device in enumerate(("still", *["other"] * 8, "still")):
             stamps = {"sent_ns": sent_ns, "lossless": False}
             out.send(encode(frame(i, i * 40 * MS, hand_joints(), device=device, **stamps)))
@@ -124,11 +133,10 @@ def test_a_busy_segmenter_beats_and_loses_no_hand_whose_frames_still_wait(
         while segmenter.segmenter.counts["frames"] < 10:
             segmenter.turn(1.0)
             assert not segmenter.segmenter.counts["tracks_ended_lost"]
-    assert supervisor.socket.poll(2000)
-    assert len(supervisor.drain()) >= 5
-    segmenter.beat()  # nothing waits any more
-    assert segmenter.segmenter.counts["tracks_ended_lost"] == 2
-    segmenter.close()
+        assert supervisor.socket.poll(2000)
+        assert len(supervisor.drain()) >= 5
+        segmenter.beat()  # nothing waits any more
+        assert segmenter.segmenter.counts["tracks_ended_lost"] == 2
 
 
 def test_a_recorder_begins_new_files_and_waits_while_the_disk_is_full(
