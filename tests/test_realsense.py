@@ -262,6 +262,23 @@ def test_the_last_frames_of_a_file_may_come_a_moment_late(recording: Path) -> No
 
 
 @needs_both
+def test_a_file_is_not_played_before_the_pipeline_takes_its_frames(
+    recording: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    early = []
+    set_up = RealSenseDriver._set_up
+
+    def asked_for_frames(driver: RealSenseDriver, profile: Any) -> None:
+        set_up(driver, profile)
+        early.append(driver._pipeline.try_wait_for_frames(200)[0])
+
+    monkeypatch.setattr(RealSenseDriver, "_set_up", asked_for_frames)
+    with opened(file=str(recording), realtime=False) as driver:
+        assert read(driver, 1)[0].index == 1
+    assert early == [False]
+
+
+@needs_both
 def test_files_that_cannot_be_played(tmp_path: Path, recording: Path) -> None:
     missing = fails_to_open(file=str(tmp_path / "none.db3"))
     assert missing.fatal
