@@ -209,7 +209,7 @@ def config_command(name: str | None, out: Path | None) -> None:
     elif out is None:
         click.echo(known[name].read_text(encoding="utf-8"), nl=False)
     elif out.exists():
-        raise click.ClickException(f"{out} exists")
+        raise click.ClickException(f"{out} exists: name another file, or remove it")
     else:
         out.write_bytes(known[name].read_bytes())
 
