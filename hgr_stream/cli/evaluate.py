@@ -98,14 +98,14 @@ def evaluate(
 def _rate_hz(chosen: str) -> float:
     """Of the gestures that a model file or a folder of runs was trained on; of a model for streams,
     which has a rate of its own, those of ``hgr train --online --rate``."""
+    from ..datasets.gestures import RECORDINGS_HZ
     from ..recognition.bundle import read_metadata
-    from ..training.material import RATE_HZ
     from ..training.runs import read_run, runs_in
 
     if Path(chosen).is_dir():
         return float(read_run(runs_in(chosen)[0])["rate_hz"])
     metadata = read_metadata(chosen)
-    own = RATE_HZ if metadata.kind == "streaming" else metadata.rate_hz
+    own = RECORDINGS_HZ if metadata.kind == "streaming" else metadata.rate_hz
     training = metadata.training
     return float(training.get("rate_hz") or training.get("recordings_hz") or own)
 

@@ -39,6 +39,7 @@ from .shrec22 import load_shrec22
 from .tables import read_cells, read_table, read_text
 
 RECORDINGS: Final = (".mcap", ".npy", ".npz", ".csv")
+RECORDINGS_HZ: Final = 30.0  # of those that tell no times, if nothing else is said
 MIN_FRAMES: Final = 2
 MIN_CUT: Final = 6  # frames of a gesture cut out of a continuous recording
 GLITCH_M: Final = 1.5  # a hand that far from where it mostly is was never there
@@ -264,7 +265,7 @@ def case_told(what: str, names: Iterable[str]) -> list[str]:
 
 
 def load_recordings(
-    folder: str | Path, labels: str | Path | None = None, rate_hz: float = 30.0
+    folder: str | Path, labels: str | Path | None = None, rate_hz: float = RECORDINGS_HZ
 ) -> Gestures:
     """A folder of the user's own recordings, one gesture a file: MCAP, .npy, .npz or CSV.
 

@@ -10,7 +10,14 @@ from typing import Final
 
 from ..datasets.base import DatasetError, HandSequence
 from ..datasets.convert import Recording
-from ..datasets.gestures import Gestures, case_told, first_of, load_recordings, load_shrec17
+from ..datasets.gestures import (
+    RECORDINGS_HZ,
+    Gestures,
+    case_told,
+    first_of,
+    load_recordings,
+    load_shrec17,
+)
 from ..datasets.shrec21 import load_shrec21
 from ..datasets.shrec22 import load_shrec22
 from ..datasets.stream_frames import StreamFrames, truths_of
@@ -22,9 +29,6 @@ Tell = Callable[[str], None]
 #: The part of a data set in a name: shrec21_online_train, training_set; not "latest".
 _PART: Final = re.compile(r"(?<![a-z])(train|test)")
 
-#: Of arrays, if nothing else is said.
-RATE_HZ: Final = 30.0
-
 #: What tells its times has no use for the rate, which is None where nobody says one.
 CONTINUOUS: Final[dict[str, Callable[[Path, float | None, Tell], list[HandSequence]]]] = {
     "shrec21": lambda root, rate_hz, tell: load_shrec21(part_of(root, "train")),
@@ -33,7 +37,7 @@ CONTINUOUS: Final[dict[str, Callable[[Path, float | None, Tell], list[HandSequen
 }
 ISOLATED: Final[dict[str, Callable[[Path, float | None], Gestures]]] = {
     "shrec17": lambda root, rate_hz: _shrec17(root, "train"),
-    "recordings": lambda root, rate_hz: load_recordings(root, rate_hz=rate_hz or RATE_HZ),
+    "recordings": lambda root, rate_hz: load_recordings(root, rate_hz=rate_hz or RECORDINGS_HZ),
 }
 
 
