@@ -302,10 +302,13 @@ class Gestures:
     """
 
     def __init__(self, reception: Reception, kinds: Kinds, labels: Labels | None) -> None:
-        """Raises ValueError for an unknown kind: it would be waited for for ever."""
+        """Raises ValueError for an unknown kind, or none: it would be waited for for ever."""
         self._reception = reception
         self._kinds = None if kinds == "all" else _several(kinds)
         self._labels = None if labels is None else _several(labels)
+        for name, asked in (("kinds", self._kinds), ("labels", self._labels)):
+            if asked is not None and not asked:
+                raise ValueError(f"{name} is empty: no event would come; leave it out")
         if unknown := (self._kinds or frozenset()) - set(get_args(Kind)):
             known = ", ".join(get_args(Kind))
             raise ValueError(f"{min(unknown)!r} is no kind of event: {known}, or 'all'")
@@ -469,7 +472,8 @@ def subscribe(
     (``begin``, ``update``, ``early``, ``confirmed``, ``cancelled``, with one ``id``); choose
     ``("early", "cancelled")`` for the lowest delay. ``endpoint``: the gateway's, else
     $HGR_ENDPOINT, else loopback. Raises ClientError for what is no endpoint and ValueError for what
-    is no kind; a daemon that is not there yet is waited for. ``close``, from any thread, ends it.
+    is no kind, and for no kinds or labels at all; a daemon that is not there yet is waited for.
+    ``close``, from any thread, ends it.
 
     Of a gesture whose end was lost (the gateway was killed, or this subscriber too slow) a
     ``cancelled`` is made here, some seconds later, with the reason; it is counted in ``lost``, and

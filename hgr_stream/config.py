@@ -243,7 +243,7 @@ def path_of(text: str) -> Path:
 
 def default_endpoint() -> str:
     """The public socket that clients connect to: $HGR_ENDPOINT or loopback's default port."""
-    return os.environ.get(ENDPOINT_VARIABLE, DEFAULT_ENDPOINT)
+    return os.environ.get(ENDPOINT_VARIABLE) or DEFAULT_ENDPOINT  # an empty one is none
 
 
 def has_ipc() -> bool:

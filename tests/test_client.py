@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import count
+from typing import Any
 
 import msgspec
 import pytest
@@ -17,6 +18,7 @@ import zmq
 from hgr_stream import client
 from hgr_stream.cli.demo import free_port
 from hgr_stream.client import PATIENCE_S, Gestures, Kinds, Received, Reception, Stream
+from hgr_stream.config import default_endpoint
 from hgr_stream.messages import Event, encode
 from hgr_stream.stream import topics
 
@@ -303,6 +305,20 @@ def test_an_unknown_kind_is_refused_and_the_known_are_told(
 ) -> None:
     with pytest.raises(ValueError, match="is no kind of event: begin, update, early, confirmed"):
         listened("tcp://127.0.0.1:1", kinds=kinds)
+
+
+@both
+@pytest.mark.parametrize("nothing", [{"labels": []}, {"kinds": ()}])
+def test_asking_for_nothing_is_refused(
+    listened: Callable[..., tuple[list[str], float]], nothing: dict[str, Any]
+) -> None:
+    with pytest.raises(ValueError, match="is empty: no event would come"):
+        listened("tcp://127.0.0.1:1", **nothing)
+
+
+def test_an_empty_variable_names_no_endpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HGR_ENDPOINT", "")
+    assert default_endpoint() == "tcp://127.0.0.1:6450"
 
 
 def test_closing_from_another_thread_ends_the_iteration() -> None:

@@ -726,7 +726,7 @@ def test_a_recording_is_tried_where_it_may_be_written_later(tmp_path: Path) -> N
     check_path(tmp_path / "new" / "folder" / "x.mcap")
     assert not (tmp_path / "new").exists()
     proc = [Path("/proc/x.mcap")] if sys.platform == "linux" else []
-    for wrong in (Path("/"), tmp_path / "nul\0.mcap", tmp_path / ("long" * 99), *proc):
+    for wrong in (Path("/"), tmp_path, tmp_path / "nul\0.mcap", tmp_path / ("long" * 99), *proc):
         with pytest.raises(ConfigError, match=r"\[record\] path .* set it to a file"):
             check_path(wrong)
 

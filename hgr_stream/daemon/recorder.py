@@ -40,6 +40,8 @@ def check_path(path: Path) -> None:
 
     Leaves nothing behind, not even the folders that are still to be made."""
     try:
+        if path.is_dir():  # the files would come beside it, with its name
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         folder = next(p for p in path.absolute().parents if p.exists())
         # Tried, since a folder's mode does not tell of read-only mounts and the like.
         with tempfile.NamedTemporaryFile(prefix=f"{path.stem}-", dir=folder):
