@@ -516,6 +516,8 @@ class _Loop:
             "best": self.best,
             "since_best": self.since_best,
         }
+        if self.device.type == "cuda":  # dropout is drawn there
+            state["dropout_cuda"] = torch.cuda.get_rng_state(self.device)
         write(self.folder / LAST, state)
 
     def _load(self) -> None:
@@ -526,5 +528,7 @@ class _Loop:
         self.optimiser.load_state_dict(state["optimiser"])
         self.draw.set_state(state["draw"].cpu())
         torch.set_rng_state(state["dropout"].cpu())
+        if self.device.type == "cuda" and "dropout_cuda" in state:
+            torch.cuda.set_rng_state(state["dropout_cuda"].cpu(), self.device)
         self.step, self.epoch, self.spent_s = state["step"], state["epoch"], state["spent_s"]
         self.best, self.since_best = state["best"], state["since_best"]
