@@ -405,31 +405,17 @@ class Reader:
         return [c.topic for c in summary.channels.values() if c.topic.startswith(prefixes)]
 
     def _scan(self, prefixes: tuple[str, ...]) -> Iterator[_Raw]:
-        """From the front to where the file ends or breaks, whole chunks only, in file order."""
+        """From the front to where the file ends or breaks, whole chunks only, in file order.
+
+        Several recordings that were put one behind the other are read as one."""
         size = self.path.stat().st_size
-        schemas: dict[int, Schema] = {}
-        channels: dict[int, Channel] = {}
-        orphans = 0
+        n = orphans = 0
         with self.path.open("rb") as file:
-            source = StreamReader(
-                _Whole(file, size),  # type: ignore[arg-type]
-                emit_chunks=True,
-                record_size_limit=size,
-            ).records
             while True:
-                try:
-                    record = next(source)
-                except StopIteration:
-                    break
-                except _DAMAGE as error:
-                    ended = isinstance(error, EndOfFile)
-                    self._note(
-                        "not closed: cut short, or still being written"
-                        if ended
-                        else f"broken off ({_named(error)})"
-                    )
-                    break
-                for item in self._opened(record):
+                n += 1
+                schemas: dict[int, Schema] = {}
+                channels: dict[int, Channel] = {}
+                for item in self._records(file, size):
                     if isinstance(item, Schema):
                         schemas[item.id] = item
                     elif isinstance(item, Channel):
@@ -443,8 +429,39 @@ class Reader:
                             continue
                         if not prefixes or channel.topic.startswith(prefixes):
                             yield schemas.get(channel.schema_id), channel, item
+                end = file.tell()
+                if file.read(len(_MAGIC)) != _MAGIC:
+                    break
+                file.seek(end)
+        if n > 1:
+            self._note(f"{n} recordings one behind the other, read as one")
+        if end < size:
+            self._note(f"the last {size - end} bytes are of no recording, left out")
         if orphans:
             self._note(f"{orphans} messages of an unknown topic, left out")
+
+    def _records(self, file: IO[bytes], size: int) -> Iterator[McapRecord]:
+        """One recording's, chunks opened; where it breaks the file is taken to end."""
+        source = StreamReader(
+            _Whole(file, size - file.tell()),  # type: ignore[arg-type]
+            emit_chunks=True,
+            record_size_limit=size,
+        ).records
+        while True:
+            try:
+                record = next(source)
+            except StopIteration:
+                return
+            except _DAMAGE as error:
+                ended = isinstance(error, EndOfFile)
+                self._note(
+                    "not closed: cut short, or still being written"
+                    if ended
+                    else f"broken off ({_named(error)})"
+                )
+                file.seek(size)
+                return
+            yield from self._opened(record)
 
     def _opened(self, record: McapRecord) -> list[McapRecord]:
         if not isinstance(record, Chunk):

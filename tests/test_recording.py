@@ -428,6 +428,31 @@ def test_recover_keeps_what_others_wrote(tmp_path: Path) -> None:
     assert (message.data, message.sequence) == (b"\x00\x01" * 4, 4)
 
 
+def test_recordings_one_behind_the_other_are_read_as_one(tmp_path: Path) -> None:
+    first, second, both = (tmp_path / f"{name}.mcap" for name in ("first", "second", "both"))
+    payloads = write_frames(first, 3)
+    with Writer(second) as writer:  # another topic has the same channel number there
+        writer.write("gesture/leap/right/TAP", encode(an_event("begin")), 2_000, 2_000)
+    both.write_bytes(first.read_bytes() + second.read_bytes() + first.read_bytes())
+    reader = Reader(both)
+    got = [(m.topic, m.payload) for m in reader.messages()]
+    event = ("gesture/leap/right/TAP", encode(an_event("begin")))
+    twice = [("frame/leap", p) for p in payloads for _ in range(2)]  # their times are the same
+    assert got == [*twice, event]
+    assert reader.notes == ["3 recordings one behind the other, read as one"]
+    assert recover(both, tmp_path / "out.mcap") == (7, reader.notes)
+    assert [(m.topic, m.payload) for m in Reader(tmp_path / "out.mcap").messages()] == got
+
+
+def test_what_is_behind_a_recordings_end_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "a.mcap"
+    write_frames(path, 3)
+    path.write_bytes(path.read_bytes() + bytes(100))
+    reader = Reader(path)
+    assert len(list(reader)) == 3
+    assert reader.notes == ["the last 100 bytes are of no recording, left out"]
+
+
 def test_recover_refuses_its_own_file_and_an_existing_one(tmp_path: Path) -> None:
     path = tmp_path / "a.mcap"
     write_frames(path, 3)
