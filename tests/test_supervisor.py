@@ -24,6 +24,7 @@ from hgr_stream.daemon.keeper import Keeper
 from hgr_stream.daemon.processes import Process
 from hgr_stream.daemon.supervisor import Child, Supervisor, handle_signals
 from hgr_stream.messages import Status, decode, encode
+from hgr_stream.stream.bus import BusError
 from tests.daemon_process import wait_until
 
 
@@ -59,6 +60,26 @@ def test_a_run_directory_that_was_cleaned_is_filled_again(
         wait_until(lambda: all(file.exists() for file in files), 3, "leaving the files again")
         shutil.rmtree(supervisor.dir)
         wait_until((supervisor.dir / "status.ipc").exists, 3, "starting anew")
+        time.sleep(0.1)
+
+
+def test_a_run_directory_that_cannot_be_made_again_does_not_end_the_daemon(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = threading.Event()
+
+    def refused(run_dir: Path) -> None:
+        tried.set()
+        raise BusError(f"{run_dir} cannot be made")
+
+    with supervising(tmp_path, monkeypatch) as supervisor:
+        with monkeypatch.context() as logged_out:
+            logged_out.setattr(module, "make_run_dir", refused)
+            shutil.rmtree(supervisor.dir)
+            assert tried.wait(5)
+            time.sleep(0.1)
+            assert not supervisor.dir.exists()
+        wait_until((supervisor.dir / "status.ipc").exists, 5, "starting anew")
         time.sleep(0.1)
 
 

@@ -100,6 +100,7 @@ class Supervisor:
         self._now_s = 0.0  # by that clock, at this turn
         self._guests: dict[str, tuple[float, Status]] = {}  # drivers beside us: when heard, what
         self._told_deserted = False
+        self._homeless = ""  # why the run directory, which is gone, cannot be made again
         self.boot_id = uuid.uuid4().hex[:12]
 
     def stop(self) -> None:
@@ -182,7 +183,7 @@ class Supervisor:
             if now_s >= next_own_s:
                 next_own_s = now_s + 1.0
                 self._tell_own()
-                if not self._at_home():
+                if not self._at_home() and self._home_again():
                     self.log.warning("%s was removed; everything is started anew", self.dir)
                     return
             # Drivers wait for the stages that they feed: a daemon without one of those is not up.
@@ -209,6 +210,20 @@ class Supervisor:
                 self._leave_files()
         names = [name for name, whose in SOCKETS.items() if whose == "supervisor"]
         return not has_ipc() or all((self.dir / f"{name}.ipc").exists() for name in names)
+
+    def _home_again(self) -> bool:
+        """Whether the run directory, which is gone, is there once more. A logout takes its parent,
+        too, which only the system makes: until it does, what runs goes on with what it has."""
+        try:
+            make_run_dir(self.dir)
+            self._leave_files()
+        except (BusError, OSError) as error:
+            if not self._homeless:
+                self.log.warning("%s; nobody finds this daemon there until then", error_line(error))
+            self._homeless = error_line(error)
+            return False
+        self._homeless = ""
+        return True
 
     def _tend(self, child: Child, now_s: float) -> None:
         keeper, stage = child.keeper, child.process.stage
@@ -340,6 +355,7 @@ class Supervisor:
         troubled = any(
             k.state == "gave-up" or (k.state == "waiting" and k.restarts) for k in keepers
         )
+        troubled |= bool(self._homeless)
         starting = "starting" in states or "waiting" in states
         self._see_guests_off()
         fault = self._deserted()
@@ -357,7 +373,7 @@ class Supervisor:
                 "restarts": sum(c.keeper.restarts for c in self.children.values()),
                 "malformed": self._refused,
             },
-            message="; ".join(filter(None, (f"model {self.metadata.name}", fault))),
+            message="; ".join(filter(None, (f"model {self.metadata.name}", fault, self._homeless))),
         )
         self.outlet.tell(topics.of(status), encode(status))
 
