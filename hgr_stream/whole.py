@@ -15,3 +15,12 @@ def write_whole(path: Path, data: bytes) -> None:
     finally:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
+
+
+def leave_whole(path: Path, data: bytes) -> None:
+    """``write_whole`` unless the file is there with just that in it: a disk that is full meanwhile
+    is then no fault."""
+    with contextlib.suppress(OSError):
+        if path.read_bytes() == data:
+            return
+    write_whole(path, data)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 import shutil
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -81,6 +84,22 @@ def test_a_run_directory_that_cannot_be_made_again_does_not_end_the_daemon(
             assert not supervisor.dir.exists()
         wait_until((supervisor.dir / "status.ipc").exists, 5, "starting anew")
         time.sleep(0.1)
+
+
+def test_a_stage_starts_though_the_disk_has_become_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, left = Path.write_bytes, iter(range(2))  # files of the daemon's own start
+
+    def until_full(path: Path, data: bytes) -> int:
+        if next(left, None) is None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(path, data)
+
+    monkeypatch.setattr(Path, "write_bytes", until_full)
+    stage = Process("segmenter", (sys.executable, "-c", "raise SystemExit(3)"))
+    with supervising(tmp_path, monkeypatch, stage) as supervisor:
+        assert supervisor.children["segmenter"].keeper.reason.startswith("exit code 3")
 
 
 def test_a_process_that_cannot_be_started_now_does_not_end_the_daemon(

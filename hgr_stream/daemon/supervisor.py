@@ -47,7 +47,7 @@ from ..stream.bus import (
     write_daemon_file,
 )
 from ..stream.clock import monotonic_ns
-from ..whole import write_whole
+from ..whole import leave_whole
 from .keeper import Keeper, Watch
 from .main import CONFIG_FILE
 from .processes import EXIT_FATAL, Process, processes
@@ -168,7 +168,7 @@ class Supervisor:
     def _leave_files(self) -> None:
         """What those who start in the run directory read there; the present model's name in it."""
         self.config.model.use = self.model
-        write_whole(self.dir / CONFIG_FILE, msgspec.json.encode(self.config))
+        leave_whole(self.dir / CONFIG_FILE, msgspec.json.encode(self.config))
         write_daemon_file(self.dir, self.info)
 
     # -- watching -------------------------------------------------------------------------------

@@ -29,7 +29,7 @@ import msgspec
 import zmq
 
 from ..config import RUN_DIR_VARIABLE, has_ipc
-from ..whole import write_whole
+from ..whole import leave_whole
 
 #: The private sockets, by who binds them.
 SOCKETS: Final = {
@@ -130,7 +130,7 @@ def private_sockets(run_dir: Path) -> dict[str, str]:
 
 def write_daemon_file(run_dir: Path, info: DaemonInfo) -> None:
     """Announce the daemon."""
-    write_whole(run_dir / DAEMON_FILE, msgspec.json.format(msgspec.json.encode(info), indent=1))
+    leave_whole(run_dir / DAEMON_FILE, msgspec.json.format(msgspec.json.encode(info), indent=1))
 
 
 def read_daemon_file(run_dir: Path) -> DaemonInfo:
