@@ -190,6 +190,27 @@ def test_closing_does_not_wait_long_for_a_headset_that_is_half_dead(driver) -> N
         assert time.monotonic() - began_s < CLOSE_S + 2
 
 
+def test_closing_does_not_wait_long_for_one_that_connects_and_says_nothing(driver) -> None:
+    with socket.create_connection(("127.0.0.1", driver.port)):
+        time.sleep(0.1)  # until it is accepted: else it is none of the server's
+        began_s = time.monotonic()
+        driver.close()
+        assert time.monotonic() - began_s < CLOSE_S + 2
+
+
+def test_a_server_that_can_accept_no_more_is_opened_again(driver) -> None:
+    assert driver.read(0.01) is None
+    driver._server.socket.shutdown(socket.SHUT_RDWR)  # accepting fails, as without a free file
+    wait_until(lambda: not driver._thread.is_alive(), what="the end of the server")
+    with pytest.raises(DeviceError, match="takes no connections") as caught:
+        driver.read(0.01)
+    assert not caught.value.waiting
+    driver.open()
+    with connect(url(driver)) as headset:
+        headset.send(message(openxr_points(hand_joints())))
+        assert len(collect(driver, 1)) == 1
+
+
 def test_what_a_headset_sent_before_it_went_is_read(driver, monkeypatch) -> None:
     def address(_: ServerConnection) -> None:
         raise OSError(9, "Bad file descriptor")  # as a socket's that is closed already

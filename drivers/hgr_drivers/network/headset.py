@@ -196,13 +196,22 @@ class HeadsetDriver(PacketDriver[HeadsetOptions]):
         try:
             return self._waiting.get(timeout=max(timeout_s, 1e-4))
         except queue.Empty:
-            return None
+            pass
+        # The library's server ends at the first connection that it cannot accept: when too many
+        # files are open, or (not on Linux) when one has gone away before its turn.
+        if self._client is None and not (self._thread and self._thread.is_alive()):
+            raise DeviceError(f"{self._where()} takes no connections any more")
+        return None
 
     def close(self) -> None:
         if self._server is not None:
-            self._server.shutdown()
+            # Aside: it lets go of the port at once, but waits for whoever has connected and says
+            # nothing.
+            closing = threading.Thread(target=self._server.shutdown, daemon=True)
+            closing.start()
+            closing.join(CLOSE_S)
             if self._thread is not None:
-                self._thread.join(2)
+                self._thread.join(CLOSE_S)
             self._server = self._thread = None
 
     def counts(self) -> dict[str, int]:
