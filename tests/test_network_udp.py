@@ -202,6 +202,17 @@ def test_hand_ids_are_bounded() -> None:
     assert ids.of("b") == 2
 
 
+def test_hand_ids_of_who_has_long_gone_are_free_again() -> None:
+    ids = HandIds(2)
+    assert [ids.of(k) for k in ("a", "b")] == [1, 2]
+    for _ in range(HandIds.GONE - 2):
+        assert ids.of("b") == 2
+    with pytest.raises(PacketError, match="more than 2 different hands"):
+        ids.of("c")
+    assert ids.of("c") == 1
+    assert ids.of("b") == 2
+
+
 def test_frame_numbers() -> None:
     numbers = FrameNumbers()
     lost = [numbers.push(n) for n in (250, 251, 251, 253, 254, 3, 4, 9)]  # started anew at 3

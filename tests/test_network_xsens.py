@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hgr_drivers.network import xsens
-from hgr_drivers.network.packets import PacketError
+from hgr_drivers.network.packets import HandIds, PacketError
 from hgr_drivers.network.xsens import XsensDecoder, XsensDriver, XsensOptions
 from hypothesis import given
 from hypothesis import strategies as st
@@ -170,6 +170,20 @@ def test_silence_names_what_to_switch_on(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr("hgr_drivers.network.packets.SILENCE_S", 0.05)
     with opened(driver()) as device:
         assert "Network Streamer" in complaint(device, "no packet on UDP").cure
+
+
+def test_a_sender_whose_address_changes_every_day_is_read_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(HandIds, "GONE", 10)
+    decoder = XsensDecoder()
+    samples = [xsens_datagrams(HANDS, counter, 100) for counter in range(6)]
+    for day in range(3 * xsens.MAX_CHARACTERS):
+        number = day % xsens.MAX_CHARACTERS
+        for parts in samples:
+            _, whole = (decoder.push(part, sender=f"fe80::{day}") for part in parts)
+            assert [hand.id for hand in whole.hands] == [2 * number + 1, 2 * number + 2]
+    assert len(decoder._characters) == xsens.MAX_CHARACTERS
 
 
 def test_memory_stays_bounded() -> None:

@@ -43,21 +43,37 @@ class Decoder(Protocol):
 
 
 class HandIds:
-    """Small numbers for the hands of named performers: stable while the driver runs."""
+    """Small numbers for the hands of named performers: stable while they are heard of."""
 
     LIMIT: Final = 64
+    #: Who was not heard of while others were so often has gone, or has another address now, as with
+    #: some networks every day; the number is free again.
+    GONE: Final = 10_000
 
-    def __init__(self) -> None:
-        self._ids: dict[object, int] = {}
+    def __init__(self, limit: int = LIMIT, what: str = "hands") -> None:
+        """``limit``: how many ``what`` there may be at once."""
+        self._limit = limit
+        self._what = what
+        self._asked = 0
+        #: key -> its number, when it was asked for last; longest ago first
+        self._ids: dict[object, tuple[int, int]] = {}
 
     def of(self, key: object) -> int:
         """The id of a hand, from 1; raises PacketError when there are absurdly many."""
-        known = self._ids.get(key)
-        if known is None:
-            if len(self._ids) >= self.LIMIT:
-                raise PacketError("too_many_hands", f"more than {self.LIMIT} different hands")
-            known = self._ids[key] = len(self._ids) + 1
-        return known
+        self._asked += 1
+        number = self._ids.pop(key, (0, 0))[0] or self._free()
+        self._ids[key] = number, self._asked
+        return number
+
+    def _free(self) -> int:
+        if len(self._ids) < self._limit:
+            return len(self._ids) + 1
+        longest = next(iter(self._ids))
+        number, asked = self._ids[longest]
+        if self._asked - asked <= self.GONE:
+            raise PacketError("too_many_hands", f"more than {self._limit} different {self._what}")
+        del self._ids[longest]
+        return number
 
 
 class PacketDriver(Driver[O]):

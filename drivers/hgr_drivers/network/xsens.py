@@ -43,7 +43,7 @@ from hgr_stream.skeleton import N_JOINTS, Side
 from ..base import HandSample, Options, Sample
 from .clock import FrameNumbers, LoopingClock
 from .geometry import Axes, collapsed, plausible, to_canonical, without_tips
-from .packets import Decoder, PacketError
+from .packets import Decoder, HandIds, PacketError
 from .udp import Port, UdpDriver, UdpOptions
 
 DEFAULT_PORT: Final = 9763
@@ -81,6 +81,8 @@ class _Pending:
 
 @dataclass
 class _Character:
+    number: int  #: small, from 1
+    key: tuple[str, int]  #: its sender's address, its id there
     pending: _Pending | None = None
     done: int | None = None  #: counter of the last whole sample
     numbers: FrameNumbers = field(default_factory=FrameNumbers)
@@ -100,7 +102,8 @@ class XsensDecoder:
         self._actor = actor
         self._axes: Axes = "z-up" if up == "z" else "y-up"
         self._heading_deg = heading_deg
-        self._characters: dict[tuple[str, int], _Character] = {}
+        self._numbers = HandIds(MAX_CHARACTERS, "characters")
+        self._characters: dict[int, _Character] = {}  # by number
 
     def push(self, data: bytes, sender: str = "") -> Sample | None:
         """One datagram; a sample when it completes one. Raises PacketError."""
@@ -139,19 +142,18 @@ class XsensDecoder:
         first = body + props + 1
         hands = [
             hand
-            for number, side in enumerate(("left", "right"))
-            if (hand := self._hand(whole, first + number * SEGMENTS_A_HAND, side, sender, who))
+            for nth, side in enumerate(("left", "right"))
+            if (hand := self._hand(whole, first + nth * SEGMENTS_A_HAND, side, character.number))
         ]
         # The time code only runs while MVN records or plays, and starts again when that does.
         return Sample(character.clock.push(1e-3 * time_ms, None), hands, counter)
 
     def _character(self, sender: str, who: int) -> _Character:
         key = (sender, who)
-        character = self._characters.get(key)
-        if character is None:
-            if len(self._characters) >= MAX_CHARACTERS:
-                raise PacketError("too_many_hands", f"more than {MAX_CHARACTERS} characters")
-            character = self._characters[key] = _Character()
+        number = self._numbers.of(key)
+        character = self._characters.get(number)
+        if character is None or character.key != key:
+            character = self._characters[number] = _Character(number, key)
         return character
 
     def _named(self, character: _Character, payload: bytes) -> None:
@@ -190,7 +192,7 @@ class XsensDecoder:
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def _hand(
-        self, items: NDArray[np.void], first: int, side: str, sender: str, who: int
+        self, items: NDArray[np.void], first: int, side: str, number: int
     ) -> HandSample | None:
         # In order, as MVN sends them (whatever props do to the ids); anything else is looked up.
         mine = items[first - 1 : first - 1 + SEGMENTS_A_HAND]
@@ -214,8 +216,7 @@ class XsensDecoder:
             self.counts["hand_empty"] += 1
             return None
         of: Side = "left" if side == "left" else "right"
-        number = list(self._characters).index((sender, who))
-        return HandSample(2 * number + 1 + (of == "right"), of, joints, lacks=("tips",))
+        return HandSample(2 * number - 1 + (of == "right"), of, joints, lacks=("tips",))
 
 
 class XsensOptions(UdpOptions):
