@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from hgr_drivers.base import HandSample, Performed, Sample
 from hgr_drivers.registry import load
-from hgr_drivers.runner import Backoff, IdleThinner, Stamper
+from hgr_drivers.runner import Backoff, IdleThinner, Stamper, Troubles
 
 from hgr_stream.config import Config
 from hgr_stream.daemon.main import CONFIG_FILE
@@ -67,6 +67,37 @@ def test_back_off_doubles_up_to_a_limit_and_forgets() -> None:
     assert {backoff.failed() for _ in range(3000)} == {8}  # a device that is away for hours
     backoff.succeeded()
     assert backoff.failed() == 0.5
+
+
+def test_a_device_that_comes_and_goes_does_not_fill_the_log() -> None:
+    troubles = Troubles()
+    told: list[object] = []
+
+    def week_of_flaps(now_s: float, n: int) -> float:
+        for i in range(n):
+            told.append(troubles.began(f"lost camera {i}"))
+            told.append(troubles.began(f"no camera {i}"))
+            assert troubles.there
+            for _ in range(3):
+                now_s += 0.1
+                told.append(troubles.frame(now_s))
+                assert not troubles.there
+            assert not troubles.steady
+        return now_s
+
+    now_s = week_of_flaps(0.0, 1)
+    assert list(filter(None, told)) == ["lost camera 0", "no camera 0", True]
+    now_s = week_of_flaps(now_s, 500)
+    lines = [str(line).partition(";")[0] for line in filter(None, told)]
+    assert lines[3:] == ["lost camera 0", "no camera 0", "True"]
+    told.clear()
+    for _ in range(3 * round(Troubles.STEADY_S)):
+        now_s += 1
+        told.append(troubles.frame(now_s))
+    assert told.count(True) == 1  # at last it stays
+    assert troubles.steady
+    assert troubles.began("lost camera 1") == "lost camera 1"
+    assert troubles.began("lost camera 2") == ""
 
 
 def test_an_empty_scene_is_told_of_ten_times_a_second() -> None:

@@ -10,8 +10,10 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import msgspec
 
@@ -51,6 +53,52 @@ class Backoff:
 
     def succeeded(self) -> None:
         self.tries = 0
+
+
+class Troubles:
+    """Which of a device's troubles are told, as lines of the log: each when it begins, but those of
+    a device that comes and goes only twice, until it has stayed for ``STEADY_S``. A loose plug, or
+    a program that sends at times only, would fill the log in weeks. Time is the caller's."""
+
+    STEADY_S: Final = 10.0
+    MOST: Final = 64  #: kinds that are remembered
+
+    def __init__(self) -> None:
+        self.steady = True  #: frames have come for so long
+        self._kind = ""  # of the trouble that there is; empty: frames come
+        self._quiet = False  # it, or the last one, was not told
+        self._times: Counter[str] = Counter()  # kind -> how often since it was steady
+        self._well_s = 0.0
+
+    @property
+    def there(self) -> bool:
+        """Whether there is trouble: no frame has come since the last one began."""
+        return bool(self._kind)
+
+    def began(self, text: str) -> str:
+        """What to tell of a trouble, which may have begun already; empty: nothing."""
+        kind, before = kind_of(text), self._kind
+        self._kind, self.steady = kind, False
+        if kind == before:
+            return ""
+        if len(self._times) >= self.MOST:
+            self._times.clear()
+        self._times[kind] += 1
+        self._quiet = self._times[kind] > 2
+        if self._times[kind] == 2:
+            return f"{text}; it comes and goes, and is told again when it has stayed"
+        return "" if self._quiet else text
+
+    def frame(self, now_s: float) -> bool:
+        """A frame came: whether to tell that they do."""
+        if self._kind:
+            self._kind, self._well_s = "", now_s
+            return not self._quiet
+        if self.steady or now_s - self._well_s < self.STEADY_S:
+            return False
+        self.steady = True
+        self._times.clear()
+        return self._quiet
 
 
 class IdleThinner:
@@ -187,7 +235,7 @@ class Runner(Shell):
         self._heard_s = 0.0  # the last sample, opening or complaint
         self._sample_s = 0.0
         self._beaten = (0.0, 0)
-        self._last_error = ""
+        self.troubles = Troubles()
         self.outlet.wait_for_tap(TAP_WAIT_S)
 
     def turn(self, timeout_s: float) -> None:
@@ -237,23 +285,23 @@ class Runner(Shell):
             self.log.error("%s", text)
             self.exit_code = EXIT_FATAL
             self.stop()
-        elif kind_of(text) != kind_of(self._last_error):
+        elif told := self.troubles.began(text):
             how = (
                 "listening"
                 if error.waiting
                 else f"trying again, at most every {self.backoff.most_s:g} s"
             )
-            self.log.warning("%s (%s)", text, how)
-        self._last_error = text
+            self.log.warning("%s (%s)", told, how)
         self.send_status("degraded", text)
 
     def _publish(self, sample: Sample) -> None:
         self._heard_s = self._sample_s = time.monotonic()
-        if self._last_error:
-            self.log.info("frames are coming")
-            self._last_error = ""
+        if self.troubles.there:
             self.state, self.message = "up", ""
-        self.backoff.succeeded()
+        if self.troubles.frame(self._heard_s):
+            self.log.info("frames are coming")
+        if self.troubles.steady:
+            self.backoff.succeeded()
         now_ns = monotonic_ns()
         self._judge(sample, now_ns)
         # A file's frames are all published, however fast or slowly it is read.
