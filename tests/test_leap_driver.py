@@ -224,6 +224,25 @@ def test_sensor_that_stays_unplugged(server: LeapdServer, monkeypatch: pytest.Mo
         read(driver, 1)
 
 
+def test_a_sensor_that_is_unplugged_all_night_does_not_fill_the_log(
+    server: LeapdServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(leap, "UNPLUGGED_S", 0.05)
+    caplog.set_level("INFO", "hgr_drivers")
+    server.detach()
+    with opened(server.url) as driver:
+        for _ in range(3):  # as the runner does
+            with pytest.raises(DeviceError, match=SERIAL):
+                read(driver, 1)
+            driver.close()
+            driver.open()
+        server.attach()
+        read(driver, 1)
+    told = [record.getMessage().removeprefix(f"{server.url}: ") for record in caplog.records]
+    assert told[1:] == [f"sensor {SERIAL} unplugged", f"sensor {SERIAL} attached"]
+    assert told[0].startswith("Leap service")
+
+
 def test_focus_taken_by_another_program_is_asked_for_again(server: LeapdServer) -> None:
     with opened(server.url, refocus_s=0.05) as driver:
         until(lambda: server.received == FOCUS)

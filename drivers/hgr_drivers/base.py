@@ -8,6 +8,7 @@ group ``hgr_stream.drivers``.
 
 from __future__ import annotations
 
+import logging
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -126,6 +127,14 @@ class Driver(ABC, Generic[O]):
 
     def __init__(self, options: O) -> None:
         self.options = options
+        self._said: dict[str, str] = {}
+
+    def say(self, about: str, text: str, level: int = logging.INFO) -> None:
+        """A line for the log, unless it is what was said last ``about`` that: a device that gives
+        nothing is opened again and again, all night, and finds the same each time."""
+        if self._said.get(about) != text:
+            self._said[about] = text
+            logging.getLogger(type(self).__module__).log(level, "%s", text)
 
     @abstractmethod
     def open(self) -> None:

@@ -108,7 +108,7 @@ class LeapDriver(Driver[LeapOptions]):
         except DeviceError:
             self.close()
             raise
-        log.info("%s: %s", options.url, _service_text(self.service))
+        self.say("service", f"{options.url}: {_service_text(self.service)}")
 
     def read(self, timeout_s: float) -> Sample | None:
         connection = self._connection
@@ -326,10 +326,11 @@ class LeapDriver(Driver[LeapOptions]):
         self._heard_s = time.monotonic()
         if state.attached:
             self._counts["attached"] += 1
-            log.info("%s: sensor %s attached", self.options.url, state.id)
+            self.say("sensor", f"{self.options.url}: sensor {state.id} attached")
         else:
             self._counts["detached"] += 1
-            log.warning("%s: sensor %s unplugged", self.options.url, state.id)
+            text = f"{self.options.url}: sensor {state.id} unplugged"
+            self.say("sensor", text, logging.WARNING)
 
     def _sample(self, frame: LeapFrame) -> Sample:
         for reason in frame.refused:

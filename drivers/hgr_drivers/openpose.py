@@ -106,7 +106,7 @@ class OpenPoseDriver(Driver[OpenPoseOptions]):
             # What an earlier run has left is not live.
             self._last = max(self._scan(), key=lambda f: (f.mtime_ns, f.number), default=None)
         self._opened = True
-        log.info("%s: waiting for OpenPose's files", self.folder)
+        self.say("folder", f"{self.folder}: waiting for OpenPose's files")
 
     def read(self, timeout_s: float) -> Sample | None:
         deadline_s = time.monotonic() + timeout_s

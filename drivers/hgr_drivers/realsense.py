@@ -40,8 +40,6 @@ from .vision.lifter import ANCHORS, Lifted, Lifter
 
 __all__ = ["Freshness", "RealSenseDriver", "RealSenseOptions", "checks"]
 
-log = logging.getLogger(__name__)
-
 #: Open, and no frame for so long: frozen. A camera's first may take a second.
 SILENT_S: Final = 3.0
 #: Silent for so long: is it still there?
@@ -157,7 +155,7 @@ class RealSenseDriver(Driver[RealSenseOptions]):
             self.close()
             raise
         self._heard_s = time.monotonic()
-        log.info("%s is open", self.camera)
+        self.say("open", f"{self.camera} is open")
 
     def read(self, timeout_s: float) -> Sample | None:
         if self._pipeline is None:
@@ -204,10 +202,11 @@ class RealSenseDriver(Driver[RealSenseOptions]):
         usable = [one.serial for one in cameras.values() if one.has_color]
         if wanted in usable or (not wanted and usable):
             if not wanted and len(usable) > 1:
-                log.warning("several RealSense cameras: set serial to one of %s", ", ".join(usable))
+                told = f"several RealSense cameras: set serial to one of {', '.join(usable)}"
+                self.say("several", told, logging.WARNING)
             serial = wanted or usable[0]
             self.camera = f"RealSense {serial}"
-            log.info("%s: %s", self.camera, cameras[serial].text)
+            self.say("camera", f"{self.camera}: {cameras[serial].text}")
             return serial
         if cameras:
             which = f"has the serial {wanted!r}" if wanted else "has a colour camera"

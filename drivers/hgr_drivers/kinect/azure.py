@@ -166,7 +166,7 @@ class AzureDriver(Driver[AzureOptions]):
         device = self._device = k4a.K4a(
             options.library, options.serial, options.depth, options.color, options.fps
         )
-        log.info("Azure Kinect %s", device.serial)
+        self.say("camera", f"Azure Kinect {device.serial}")
         color = device.calibration.color_camera(options.color)
         self._hands = AzureHands(
             options,

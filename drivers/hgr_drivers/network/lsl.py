@@ -35,8 +35,6 @@ from ..base import DeviceError, Driver, Found, HandSample, Options, Sample
 from .geometry import Axes, Heading, collapsed, plausible, to_canonical
 from .packets import SILENCE_S, PacketError
 
-log = logging.getLogger(__name__)
-
 STREAM_TYPE: Final = "Hand"
 LAYOUT_OF: Final = {66: "canonical22", 63: "mediapipe21", 78: "openxr26"}
 MAX_STREAMS: Final = 16
@@ -261,7 +259,8 @@ class LslDriver(Driver[LslOptions]):
             except PacketError as error:
                 self._counts[f"refused_{error.reason}"] += 1
                 if uid not in self._gone:
-                    log.warning("LSL stream %s refused: %s", info.name(), error)
+                    text = f"LSL stream {info.name()} refused: {error}"
+                    self.say(f"stream {info.name()}", text, logging.WARNING)
                 refused = error
                 if error.reason == _GONE:
                     before_s = self._gone.get(uid, (0.0, 0.0))[0]
@@ -290,7 +289,8 @@ class LslDriver(Driver[LslOptions]):
             unit=options.unit,
             heading_deg=options.heading_deg,
         )
-        log.info("LSL stream %s: %s, %s hand", info.name(), decoder.layout, decoder.side)
+        name = info.name()
+        self.say(f"stream {name}", f"LSL stream {name}: {decoder.layout}, {decoder.side} hand")
         return _Inlet(inlet, decoder, info.name())
 
     def read(self, timeout_s: float) -> Sample | None:

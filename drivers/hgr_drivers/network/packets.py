@@ -124,7 +124,7 @@ class PacketDriver(Driver[O]):
         self._refused = None
         self._connect()
         self._heard_s = self._packet_s = time.monotonic()
-        log.info("listening on %s", self._where())
+        self.say("place", f"listening on {self._where()}")
 
     def read(self, timeout_s: float) -> Sample | None:
         now_s = time.monotonic()
