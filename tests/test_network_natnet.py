@@ -206,6 +206,27 @@ def test_server_that_is_started_anew(monkeypatch: pytest.MonkeyPatch) -> None:
         assert len(read(device, 1)[0].hands) == 2
 
 
+def test_a_server_that_has_another_address_now_is_found_by_its_name(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("hgr_drivers.network.packets.SILENCE_S", 0.05)
+    address = "127.0.0.2"  # nobody is there
+    monkeypatch.setattr(socket, "gethostbyname", lambda _: address)
+    with (
+        Motive() as server,
+        opened(
+            NatNetDriver(NatNetOptions(command_port=server.port, server="motive.local"))
+        ) as device,
+    ):
+        fault = complaint(device, "no answer from a NatNet server at motive.local")
+        assert not fault.waiting  # so that the runner opens it again
+        address = LOOPBACK
+        device.open()
+        until_ready(device)
+        server.send(natnet_frame([HANDS], 1, 0.0))
+        assert_same_hands(read(device, 1), [HANDS], KNOWN_WITHOUT_TIPS)
+
+
 def test_absent_server_and_one_that_sends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hgr_drivers.network.packets.SILENCE_S", 0.2)
     monkeypatch.setattr(natnet, "KEEP_ALIVE_S", 60.0)

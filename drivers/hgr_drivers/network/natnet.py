@@ -383,7 +383,13 @@ class NatNetDriver(UdpDriver[NatNetOptions]):
             text = f"no answer from a NatNet server at {where}"
         else:
             text = f"{self.decoder.server} at {where} answers but sends no frames"
-        return DeviceError(text, _CURE, waiting=True)  # and is asked again and again
+        # An address is asked again and again; a name may be another one's by now: looked up anew.
+        return DeviceError(text, _CURE, waiting=self._server == self.options.server)
+
+    def _where(self) -> str:
+        if self.options.multicast:
+            return super()._where()
+        return f"UDP of {self._server or self.options.server}"  # our own port is any
 
     @classmethod
     def find(cls) -> list[Found]:
