@@ -135,6 +135,19 @@ def test_openpose_started_again_in_the_same_folder(tmp_path: Path) -> None:
     assert driver.counts() == {"runs": 1, "files_read": 3}
 
 
+def test_a_clock_that_is_set_back_loses_nothing(tmp_path: Path) -> None:
+    for number in range(100, 140):  # of this run, now from the future
+        put(tmp_path, number)
+    driver = driver_on(tmp_path)
+    assert all_of(driver) == []
+    indices = []
+    for number in range(140, 150):
+        put(tmp_path, number, age_s=3600)
+        indices += [sample.index for sample in all_of(driver)]
+    assert indices == list(range(140, 150))
+    assert driver.counts() == {"files_read": 10}
+
+
 def test_a_pause_of_the_runner_loses_nothing(tmp_path: Path) -> None:
     driver = driver_on(tmp_path)
     put(tmp_path, 0)

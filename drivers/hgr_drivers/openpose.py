@@ -89,7 +89,8 @@ class OpenPoseDriver(Driver[OpenPoseOptions]):
         super().__init__(options)
         self.folder = path_of(options.folder)
         self._opened = False
-        self._last: _File | None = None
+        self._last: _File | None = None  # read, or left behind; as young as any before it
+        self._awaited: int | None = None  # the number of the last one, when the next was not there
         self._lifter = LiveLifter(options.people)
         self._faults = Faults()
         self._counts: Counter[str] = Counter()
@@ -137,7 +138,7 @@ class OpenPoseDriver(Driver[OpenPoseOptions]):
     def _next(self, now_s: float) -> _File | None:
         """The next file by number, if it is there and its turn."""
         last = self._last
-        if not self._waiting and last is not None and (file := _successor(last)) is not None:
+        if not self._waiting and last is not None and (file := self._following(last)) is not None:
             self._gap_s = None
             return file
         if not self._waiting:
@@ -159,6 +160,16 @@ class OpenPoseDriver(Driver[OpenPoseOptions]):
             self._counts["files_missing"] += first.number - expected
         self._gap_s = None
         return first
+
+    def _following(self, last: _File) -> _File | None:
+        """The file after another, if it is there and of the same run: either it is young enough, or
+        it was not there before, whatever its age: the clock may have been set back meanwhile."""
+        file = _successor(last)
+        if file is None:
+            self._awaited = last.number
+        elif file.mtime_ns <= _since_ns(last) and self._awaited != last.number:
+            return None
+        return file
 
     def _new(self, files: list[_File]) -> list[_File]:
         """Those after the last one read, in order."""
@@ -225,7 +236,8 @@ class OpenPoseDriver(Driver[OpenPoseOptions]):
 
     def _done(self, file: _File) -> None:
         self._trying = None
-        self._last = file
+        youngest_ns = max(file.mtime_ns, self._last.mtime_ns if self._last else 0)
+        self._last = file._replace(mtime_ns=youngest_ns)
         if self._waiting:
             self._waiting.pop(0)
         if self.options.delete_read:
@@ -254,7 +266,7 @@ def _successor(last: _File) -> _File | None:
         mtime_ns = path.stat().st_mtime_ns
     except OSError:
         return None
-    return _File(last.number + 1, mtime_ns, path) if mtime_ns > _since_ns(last) else None
+    return _File(last.number + 1, mtime_ns, path)
 
 
 def _since_ns(last: _File) -> int:
