@@ -313,6 +313,19 @@ def test_lost_repeated_malformed_and_mixed_messages_are_counted_and_the_rest_is_
     assert any("two programs" in text for text in told)
 
 
+def test_a_program_that_is_new_with_each_frame_does_not_fill_the_log(driver, caplog) -> None:
+    caplog.set_level("INFO", "hgr_drivers")
+    socket = zmq.Context.instance().socket(zmq.PUSH)
+    socket.connect(driver.options.endpoint)
+    for i in range(12):
+        socket.send(msgpack.packb({"source": f"{i}", "hands": []}))
+        assert driver.read(5.0) is not None
+    socket.close(0)
+    told = [record.getMessage().partition(": ")[2] for record in caplog.records]
+    assert told == ["a program publishes here", "the 10th program publishes here"]
+    assert driver.counts()["programs"] == 12
+
+
 def test_a_busy_endpoint_is_named(driver) -> None:
     with pytest.raises(DeviceError, match="in use") as caught:
         ProgramDriver(driver.options).open()

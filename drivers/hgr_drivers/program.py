@@ -23,6 +23,7 @@ from hgr_stream.publish import (
     id_by_side,
     sender_of,
 )
+from hgr_stream.segmentation import worth_telling
 from hgr_stream.stream.bus import BusError, alive, bind
 
 from .base import DeviceError, Driver, HandSample, Options, Sample, kind_of
@@ -127,7 +128,10 @@ class ProgramDriver(Driver[ProgramOptions]):
             self._counts["programs"] += 1
             if len(self._seen) > MOST:  # restarts: the oldest will not speak again
                 del self._seen[next(iter(self._seen))]
-            log.info("%s: a program publishes here", self.options.endpoint)
+            n = self._counts["programs"]
+            if worth_telling(n):  # some are a new one for each frame
+                text = "a program publishes here" if n == 1 else f"the {n}th program publishes here"
+                log.info("%s: %s", self.options.endpoint, text)
         elif frame.seq <= last:
             self._counts["repeated"] += 1
             why = f"seq {frame.seq} is not above {last}; count up, with a new source at every start"
