@@ -19,7 +19,7 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import Counter, deque
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
@@ -52,6 +52,8 @@ CHIRALITY_TICKS: Final = 50
 SAME_PLACE_M: Final = 0.1
 #: How many frames of the other side, beyond those of its own, it takes to change a track's side.
 MAX_SIDE_VOTES: Final = 50
+#: Publishers of one device that still speak though another was started were started just before.
+MAX_RETIRED: Final = 64
 
 
 class WindowSpec(NamedTuple):
@@ -99,7 +101,8 @@ class _Device:
     origin_ns: int
     lossless: bool
     tracks: dict[str, _Track] = field(default_factory=dict)
-    retired: set[str] = field(default_factory=set)  # boot ids that another one replaced
+    # Boot ids that another one replaced; a looped recording has new ones without end.
+    retired: deque[str] = field(default_factory=lambda: deque(maxlen=MAX_RETIRED))
     followed_ns: int = 0  # time of the last frame whose hands were followed
     shared_ids: set[int] = field(default_factory=set)  # that several hands of one frame had
     started: int = 0  # tracks so far, for their names
@@ -193,7 +196,7 @@ class Segmenter:
                 return None
             self._end_all(frame.device, device, "restart", out)
             self.counts["restarts"] += 1
-            device.retired.add(device.boot_id)
+            device.retired.append(device.boot_id)
             device.boot_id, device.seq = frame.boot_id, frame.seq - 1
             device.time_ns, device.origin_ns = frame.time_ns - 1, frame.time_ns
             device.lossless = frame.lossless

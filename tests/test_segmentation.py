@@ -361,6 +361,16 @@ def test_a_publisher_that_starts_again_and_one_that_will_not_go() -> None:
     assert "two publishers" in segmenter.notices["conflicting"]
 
 
+def test_publishers_without_end_are_not_all_remembered() -> None:
+    segmenter = Segmenter(SPEC, SHORT_GAP)
+    for i in range(500):  # a recording of several starts that is replayed in a loop
+        segmenter.push(frame(0, i * 40 * MS, hand_joints(), boot_id=f"boot.{i}"))
+    assert segmenter.counts["restarts"] == 499
+    [device] = segmenter._devices.values()
+    assert len(device.retired) <= 100
+    assert "boot.498" in device.retired
+
+
 def test_stale_live_frames_are_refused_and_replayed_ones_never() -> None:
     late_ns = 2_000_000_000
     live = Segmenter(SPEC, SHORT_GAP)
