@@ -17,6 +17,7 @@ import zmq
 from hgr_stream.client import Received
 from hgr_stream.config import Segmentation
 from hgr_stream.daemon import recorder as recorder_module
+from hgr_stream.daemon import worker as worker_module
 from hgr_stream.daemon.recorder import RecorderShell
 from hgr_stream.daemon.segmenter import SegmenterShell
 from hgr_stream.daemon.worker import WorkerShell
@@ -102,6 +103,22 @@ def test_the_segmenters_beat_keeps_what_its_shell_counts(run_dir: Path) -> None:
         assert (segmenter.counts["malformed"], segmenter.counts["frames"]) == (1, 1)
     finally:
         segmenter.close()
+
+
+def test_a_worker_that_stood_still_does_not_take_its_hands_for_silent(
+    run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    segmenter = Segmenter(WindowSpec(25.0, 1, 1))
+    with worker_with(run_dir, 1, 0.6) as worker:
+        give(worker, segmenter.push(frame(0, 0, hand_joints(), lossless=False)))
+        began_ns = time.monotonic_ns()
+        held = []
+        for at_s in (0, 1, 6, 6, 7, 8, 9):  # at 6 what waits is not read yet, at 9 it was
+            at_ns = began_ns + at_s * 1_000_000_000
+            monkeypatch.setattr(worker_module, "monotonic_ns", lambda now_ns=at_ns: now_ns)
+            worker.beat()
+            held.append(worker.engine.recogniser.hands)
+        assert held == [1, 1, 1, 1, 1, 1, 0]
 
 
 def test_a_segmenter_that_waits_for_the_worker_is_not_silent(

@@ -27,6 +27,8 @@ LOADING_POLL_S = 0.02
 #: A live hand of which nothing comes for so long beyond a hop and the longest bridged gap, not even
 #: its end, has lost its segmenter, which tells the end within two seconds after that gap.
 SILENCE_MARGIN_NS = 3_000_000_000
+#: A heart that beats later than this stood still; as long after it what waited has been read.
+STANDSTILL_NS = 2_000_000_000
 
 
 class WorkerShell(Shell):
@@ -38,6 +40,7 @@ class WorkerShell(Shell):
         asked: Recognition | None = None,
         segmentation: Segmentation | None = None,
     ) -> None:
+        self._beaten_ns = self._awake_ns = 0  # the last beat, and the first after a standstill
         super().__init__("worker", run_dir)
         self.send_status("starting", f"loading model {model}")
         self.threads = threads
@@ -173,8 +176,13 @@ class WorkerShell(Shell):
                 self._send(self._recognise([end]))
 
     def beat(self) -> None:
+        now_ns = monotonic_ns()
+        if now_ns - self._beaten_ns > STANDSTILL_NS:
+            self._awake_ns = now_ns
+        self._beaten_ns = now_ns
         if hasattr(self, "engine"):  # it is still loading at the first beat
-            self.forget_silent(monotonic_ns())
+            if now_ns - self._awake_ns > STANDSTILL_NS:
+                self.forget_silent(now_ns)
             self.counts["dropped_tap"] = self.outlet.counts["dropped_tap"]
             for name, count in self.engine.counts.items():  # lost, or lacking what the model needs
                 self.counts[name] = count
