@@ -181,6 +181,22 @@ def test_a_recorder_begins_new_files_and_waits_while_the_disk_is_full(
     assert [len(messages) for messages in found] == [1, 1, 1]
 
 
+def test_a_recorder_whose_file_is_moved_away_begins_another(run_dir: Path) -> None:
+    recorder = RecorderShell(run_dir, run_dir / "new" / "r.mcap")
+    for moved in ("first", "second"):
+        recorder.turn(0.0)
+        recorder._record(Received("status/x", b"\x80", 0))
+        (path,) = (run_dir / "new").iterdir()
+        path.rename(run_dir / moved)
+        recorder.beat()
+    recorder.turn(0.0)
+    recorder.finish()
+    recorder.close()
+    assert [len(list(Reader(run_dir / name).messages())) for name in ("first", "second")] == [1, 1]
+    assert Reader(run_dir / "first").indexed
+    assert len(list((run_dir / "new").iterdir())) == 1
+
+
 @pytest.mark.timeout(20)
 def test_a_recorder_ends_though_messages_come_without_a_pause(run_dir: Path) -> None:
     recorder = RecorderShell(run_dir, run_dir / "r.mcap")

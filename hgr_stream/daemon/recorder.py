@@ -135,6 +135,10 @@ class RecorderShell(Shell):
         self.counts["messages"] += 1
 
     def beat(self) -> None:
+        if self._writer is not None and not os.path.exists(self._writer.path):
+            # Moved to another disk, or removed: what is written now would reach nobody.
+            self.log.info("%s is there no more; the next file is begun", self._writer.path)
+            self._next_s = 0.0
         self.counts["lost"] = self.stream.lost
         written = self._writer.bytes_written if self._writer is not None else 0
         self.gauges = {"megabytes": written / 1e6}
