@@ -211,6 +211,19 @@ def test_a_server_that_can_accept_no_more_is_opened_again(driver) -> None:
         assert len(collect(driver, 1)) == 1
 
 
+def test_who_only_tries_the_port_does_not_fill_the_log(driver, caplog) -> None:
+    caplog.set_level("INFO")
+    for text in (b"", b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"):
+        with socket.create_connection(("127.0.0.1", driver.port)) as probe:
+            probe.sendall(text)
+            probe.shutdown(socket.SHUT_WR)
+            probe.settimeout(5)
+            while probe.recv(4096):  # until the server has closed it
+                pass
+    driver.close()
+    assert caplog.messages == []
+
+
 def test_what_a_headset_sent_before_it_went_is_read(driver, monkeypatch) -> None:
     def address(_: ServerConnection) -> None:
         raise OSError(9, "Bad file descriptor")  # as a socket's that is closed already

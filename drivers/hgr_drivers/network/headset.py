@@ -40,6 +40,9 @@ if TYPE_CHECKING:
     from websockets.sync.server import Server, ServerConnection
 
 log = logging.getLogger(__name__)
+#: The library tells of each connection, also of those that only try whether somebody listens.
+_library_log = logging.getLogger(f"{__name__}.websockets")
+_library_log.setLevel(logging.WARNING)
 
 DEFAULT_PORT: Final = 6470
 #: Two hands as text are 4 KB.
@@ -180,6 +183,7 @@ class HeadsetDriver(PacketDriver[HeadsetOptions]):
                 ping_interval=5,
                 ping_timeout=5,
                 close_timeout=CLOSE_S,
+                logger=_library_log,
             )
         except (OSError, TypeError) as error:  # the latter for a host that cannot be a name
             why = getattr(error, "strerror", None) or error
