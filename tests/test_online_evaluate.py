@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -230,6 +231,23 @@ def test_tuning_rids_a_left_hand_of_its_false_events_too(tmp_path: Path) -> None
     config = Config(recognition=Recognition(threshold=tuned.threshold))
     _, reports = evaluate(bundle, [recording], "any", config=config)
     assert reports["confirmed"] == tuned.after
+
+
+def test_what_is_false_under_higher_thresholds_alone_is_refused_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Without its early label, for which the threshold is too high, the gesture is told as another.
+    def come(
+        _: object, __: object, threshold: Mapping[str, float] = thresholds.NONE
+    ) -> list[Played]:
+        early = threshold.get("LEFT", 0.0) <= 0.9
+        label, sure = ("LEFT", 0.9) if early else ("RIGHT", 0.8)
+        return [played([], [span(label, 0, 20)] * (sure >= threshold.get(label, 0.0)), sure)]
+
+    monkeypatch.setattr(thresholds, "_played", come)
+    tuned = tune(load(save_palm_model(tmp_path / "palm.pt")), [], 1.0)
+    assert tuned.threshold == {"LEFT": 0.95, "RIGHT": 0.9}
+    assert (tuned.after.benchmark.strays, tuned.unrefused) == (0, [])
 
 
 def test_false_events_are_allowed_by_the_hours_of_a_live_recording(tmp_path: Path) -> None:
