@@ -438,6 +438,8 @@ def test_a_truth_file_of_ones_own(tmp_path: Path) -> None:
         (2, "LEFT", 1_500_000_000, 2_250_000_000),
         (5, "RIGHT", 4_000_000_000, 5_000_000_000),
     ]
+    path.write_text("# Anna, Monday\n\nLabel,Start_s,End_s\nLEFT,1.5,2.25\n")
+    assert [n for n, _ in read_truths(path, "leap")] == [4]
     for text, line in (("LEFT,1.5\n", ":1:"), ("A,1,2\nLEFT,2,1\n", ":2:"), ("A,x,2\n", ":1:")):
         path.write_text(text)
         with pytest.raises(DatasetError, match=line):

@@ -32,17 +32,16 @@ LATE_NS: Final = 1_000_000_000
 
 def read_truths(path: Path, device: str) -> list[tuple[int, Truth]]:
     """A truth file of one's own: CSV lines ``label,start_s,end_s`` (a header is allowed), seconds
-    from the recording's first frame, in any order; none where nobody gestures.
+    from the recording's first frame, in any order, and comments; none where nobody gestures.
 
     Line numbers and truths, by their begin. Raises DatasetError naming the line.
     """
     found = []
-    for n, cells in read_cells(path):
-        if cells[0].startswith("#"):
-            continue
+    lines = [line for line in read_cells(path) if not line[1][0].startswith("#")]
+    for k, (n, cells) in enumerate(lines):
         if any(cells[3:]):
             raise DatasetError(f"{path}:{n}: wants label,start_s,end_s and nothing more")
-        if n == 1 and cells[0] == "label":
+        if k == 0 and cells[0].lower() == "label":
             continue
         found.append((n, _truth(f"{path}:{n}", cells, device)))
     found.sort(key=lambda line: line[1].onset_ns)
