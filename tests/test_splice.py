@@ -13,7 +13,8 @@ from click.testing import CliRunner, Result
 
 from hgr_stream.cli.evaluate import _rate_hz as recordings_hz
 from hgr_stream.cli.evaluate import evaluate as evaluate_command
-from hgr_stream.cli.online import evaluate_online_command, rate_of
+from hgr_stream.cli.online import evaluate_online_command
+from hgr_stream.cli.rates import rate_of
 from hgr_stream.cli.train_online import DATASETS, train
 from hgr_stream.datasets.base import DatasetError
 from hgr_stream.datasets.convert import Recording
@@ -274,6 +275,7 @@ def test_the_command_trains_on_ones_own_takes_and_judges_who_was_held_out(tmp_pa
     adapted = train_brief([*again, "-o", str(tmp_path / "adapted.pt")])
     assert adapted.exit_code == 0, adapted.output
     assert "recordings that own was trained on" in adapted.output
+    assert rate_of(bundle.load(tmp_path / "adapted.pt"), None) == 60.0  # the base's, for both
     result = CliRunner().invoke(
         evaluate_online_command, [*judge[:-1], str(tmp_path / "adapted.pt")]
     )

@@ -15,7 +15,7 @@ from ..datasets.convert import Format, Recording, open_recordings
 from .configured import model_and_config
 from .model import tell_left_out
 from .numbers import Number
-from .rates import rate_option, refuse_rate
+from .rates import rate_of, rate_option, refuse_rate
 
 if TYPE_CHECKING:
     from ..recognition.bundle import Bundle
@@ -84,13 +84,6 @@ def _told_of(recordings: list[Recording]) -> list[Recording]:
         if not (recording.truths or recording.silent):
             click.echo(f"left out: {nothing_told(recording)}", err=True)
     return kept
-
-
-def rate_of(bundle: Bundle, asked: float | None) -> float | None:
-    """At which recordings without times are judged: as they were learnt, unless another rate is
-    asked for. By other times a model's own recordings would not be known again, either."""
-    found: float | None = bundle.metadata.training.get("recordings_hz")
-    return found if asked is None else asked
 
 
 def judges(bundle: Bundle, recordings: list[Recording], dataset: str = "") -> list[Recording]:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
 from .numbers import Number
+
+if TYPE_CHECKING:
+    from ..recognition.bundle import Bundle
 
 F = TypeVar("F", bound=Callable[..., Any])
 #: Data sets of one's own. Others have their times, or their rate is known.
@@ -23,3 +26,11 @@ def refuse_rate(rate_hz: float | None, datasets: Sequence[str]) -> None:
     """Where none of the data sets is one's own, ``--rate`` means nothing; raises UsageError."""
     if rate_hz is not None and not OWN & set(datasets):
         raise click.UsageError(f"--rate is of recordings of one's own, not of {datasets[0]}")
+
+
+def rate_of(bundle: Bundle, asked: float | None) -> float | None:
+    """At which recordings without times are read to judge a model, or to train it on: as they were
+    learnt, unless another rate is asked for. By other times a model's own recordings would not be
+    known again, either."""
+    found: float | None = bundle.metadata.training.get("recordings_hz")
+    return found if asked is None else asked

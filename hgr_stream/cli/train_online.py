@@ -16,7 +16,7 @@ from click.core import ParameterSource
 from .model import show_scores, tell_left_out
 from .numbers import Number
 from .progress import Stages
-from .rates import rate_option, refuse_rate
+from .rates import rate_of, rate_option, refuse_rate
 from .recordings import errors_told
 from .train_isolated import needs
 
@@ -103,7 +103,8 @@ gesture two or three times are a start. It keeps its gestures; others are learnt
     help="Train this model on, briefly: a shipped name, or a file of hgr train --online.",
 )
 @rate_option("Frames a second of recordings and streams that tell no times, those of --and, --also "
-             "and --other too.  [default: 30, or as the file says]")  # fmt: skip
+             "and --other too.  [default: as the model of --from was trained with, or 30, or as "
+             "the file says]")  # fmt: skip
 @click.option("--name", help="The model's name.  [default: the file's]")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option(
@@ -192,6 +193,8 @@ def train(
     torch.set_num_threads(threads or os.cpu_count() or 1)
     console = Console(stderr=True, markup=False)
     bundle = _trainable(base) if base is not None else None
+    if bundle is not None:
+        rate_hz = rate_of(bundle, rate_hz)
 
     def tell(text: str) -> None:
         click.echo(text, err=True)
