@@ -72,6 +72,10 @@ def test_thresholds_become_the_decoders_settings(tmp_path: Path) -> None:
             settings(metadata, Recognition(idle=idle), msgspec.structs.replace(base, begin=0.7))
     with pytest.raises(ModelError, match=r"names 'JUMP', which model 'palm' does not know"):
         settings(metadata, Recognition(ignore=["JUMP"]), base)
+    # "*" is of thresholds alone: allowed it would leave nothing, ignored everything.
+    for every in (Recognition(allow=["*"]), Recognition(ignore=["*"])):
+        with pytest.raises(ModelError, match=r"names '\*', which model 'palm' does not know"):
+            settings(metadata, every, base)
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ def settings(
     by what is told, which of a mirrored hand is another label (``Metadata.told``).
     Raises ModelError naming a gesture that the model does not know, or an ``idle`` by which
     gestures would end as they begin, or never."""
-    named = {*asked.allow, *asked.ignore, *asked.threshold} - {EVERY}
+    named = {*asked.allow, *asked.ignore, *(asked.threshold.keys() - {EVERY})}
     unknown = sorted(named - set(metadata.labels))
     if unknown:
         raise ModelError(
