@@ -23,7 +23,7 @@ from hgr_stream.config import load as load_config
 from hgr_stream.datasets.base import DatasetError
 from hgr_stream.datasets.convert import Recording, open_recordings
 from hgr_stream.datasets.numbering import FrameNumbers
-from hgr_stream.messages import Event, Truth, encode
+from hgr_stream.messages import Event, Truth, encode, joint_bytes
 from hgr_stream.pipeline import BATCH, Pipeline, run_recording
 from hgr_stream.recognition.bundle import load
 from hgr_stream.recognition.options import ClassOptions
@@ -534,6 +534,20 @@ def test_tuning_on_recordings_in_which_nobody_gestures_begins_with_the_config(
     assert "# these thresholds will do\n[recog" in run("--config", str(config)).stdout
     assert "says nothing of F1" in run("--for", "f1").output
     assert run("--silent", "truth.csv").exit_code == 2
+
+
+def test_hands_that_are_refused_are_told_beside_the_figures(tmp_path: Path) -> None:
+    model, file = str(save_palm_model(tmp_path / "palm.pt")), tmp_path / "night.mcap"
+    with Writer(file) as writer:
+        for f in swipe_frames(3):
+            f.hands[0].joints = joint_bytes(f.hands[0].array() * 1000)
+            writer.write(topics.of(f), encode(f), f.time_ns, f.time_ns, f.seq)
+    judge = ["--online", "--root", str(file), "--silent", "--model", model]
+    for command, args in ((judge_command, judge), (tune_command, [str(file), *judge[3:]])):
+        done = CliRunner().invoke(command, args, catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+        assert "night: test: a hand of " in done.stderr
+        assert "are its joints in millimetres?" in done.stderr
 
 
 def test_of_several_false_events_the_least_sure_goes_first() -> None:

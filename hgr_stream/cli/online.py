@@ -67,9 +67,14 @@ def open_all(
             raise DatasetError(f"{truth}: a truth file belongs to one recording")
         give_truth(recordings[0], truth)
     elif not silent:
-        recordings = complete(recordings, lambda text: click.echo(text, err=True))
+        recordings = complete(recordings, _tell)
         recordings = recordings if dataset else _told_of(recordings)
     return recordings, known
+
+
+def _tell(text: str) -> None:
+    """For people, beside the figures."""
+    click.echo(text, err=True)
 
 
 def _told_of(recordings: list[Recording]) -> list[Recording]:
@@ -223,6 +228,7 @@ def evaluate_online_command(
                 shared=shared,
                 silent=silent,
                 watch=lambda name: status.update(f"{name}"),
+                tell=_tell,
             )
     except (DatasetError, ModelError) as error:
         raise click.ClickException(str(error)) from None
@@ -413,7 +419,7 @@ def tune(
         with Console(stderr=True, markup=False).status("running the recordings") as status:
             tuned = find(
                 bundle, recordings, false_per_hour, for_f1=goal == "f1", config=config_,
-                watch=status.update,
+                watch=status.update, tell=_tell,
             )  # fmt: skip
     except (DatasetError, ModelError) as error:
         raise click.ClickException(str(error)) from None

@@ -20,7 +20,7 @@ from ..datasets.base import DatasetError
 from ..datasets.convert import Recording
 from ..datasets.numbering import FrameNumbers
 from ..messages import Event
-from ..pipeline import BATCH, Pipeline, run_recording
+from ..pipeline import BATCH, Pipeline, recording_notes, run_recording
 from ..recognition.bundle import Bundle
 from ..recognition.choice import Choice
 from ..recognition.recogniser import Recogniser, Scores
@@ -53,6 +53,7 @@ class Played:
     frame_s: float  #: from one frame number to the next
     events: list[Event] = field(default_factory=list)
     hand_s: float = 0.0  #: for how long a hand was in view
+    notes: list[str] = field(default_factory=list)  #: what people should know of the recording
 
     @property
     def gesture_s(self) -> float:
@@ -72,7 +73,9 @@ def play(
     events, devices = run_recording(pipeline, recording.frames)
     if len(devices) != 1:
         raise DatasetError(f"{recording.file}: holds {len(devices)} devices; one is wanted")
-    return judged(recording, events, next(iter(devices.values())))
+    played = judged(recording, events, next(iter(devices.values())))
+    played.notes = [*recording.notes, *recording_notes(pipeline, devices)]
+    return played
 
 
 def judged(recording: Recording, events: list[Event], numbers: FrameNumbers) -> Played:
@@ -186,12 +189,13 @@ def evaluate(
     shared: bool = False,
     silent: bool = False,
     watch: Callable[[str], None] = lambda _: None,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> tuple[list[Played], dict[Grade, OnlineReport]]:
     """Play every recording and score both grades; raises DatasetError when there is no truth.
 
     config: see ``play``. shared: gestures that the model does not know, or the config does not
     tell, are not asked for. silent: the recordings hold no gesture, so that every event is a false
-    one.
+    one. tell: hears what people should know of the recordings, such as hands that are refused.
     """
     choice = Choice((config or Config()).recognition)
     told = {label for label in bundle.metadata.labels if choice.wanted(label)}
@@ -199,6 +203,8 @@ def evaluate(
     for recording in recordings:
         watch(recording.name)
         one = play(bundle, recording, config)
+        for note in one.notes:
+            tell(f"{one.name}: {note}")
         if shared:
             one.truths = [t for t in one.truths if t.label in told]
         if silent:

@@ -18,12 +18,11 @@ from ..datasets.base import DatasetError
 from ..datasets.convert import Recording
 from ..datasets.numbering import FrameNumbers
 from ..messages import Event, Window
-from ..pipeline import BATCH
+from ..pipeline import BATCH, Pipeline, recording_notes
 from ..recognition.bundle import Bundle
 from ..recognition.engine import Engine
 from ..recognition.options import DecoderOptions
 from ..recognition.recogniser import HandState, Recogniser, Scores
-from ..segmentation import Segmenter, WindowSpec
 from ..skeleton import Float32, mirrored
 
 
@@ -37,6 +36,7 @@ class Tape:
     windows: list[Window]
     scores: dict[tuple[str, str, str, int], Scores]
     tracks: dict[str, HandState]  #: each with all of its frames, by ``_Lives``
+    notes: list[str]  #: what people should know of the recording
     verdicts: dict[tuple[str, int, int], Float32 | None] = field(default_factory=dict)
 
     def events(
@@ -97,8 +97,8 @@ def _key(window: Window) -> tuple[str, str, str, int]:
 def tape(bundle: Bundle, recording: Recording, segmentation: Segmentation | None = None) -> Tape:
     """Run segmenter and network over one recording; raises DatasetError unless of one device."""
     m = bundle.metadata
-    segmenter = Segmenter(WindowSpec(m.rate_hz, m.size, m.hop), segmentation)
-    recogniser = Recogniser(bundle)
+    pipeline = Pipeline(bundle, segmentation)
+    segmenter, recogniser = pipeline.segmenter, pipeline.engine.recogniser
     numbers: dict[str, FrameNumbers] = {}
     windows: list[Window] = []
     for frame in recording.frames:
@@ -110,7 +110,7 @@ def tape(bundle: Bundle, recording: Recording, segmentation: Segmentation | None
         raise DatasetError(f"{recording.file}: holds {len(numbers)} devices; one is wanted")
     scores: dict[tuple[str, str, str, int], Scores] = {}
     lives, seen = _Lives(), dict[str, list[Window]]()
-    suited = [w for w in map(Engine(bundle).suited, windows) if w is not None]
+    suited = [w for w in map(pipeline.engine.suited, windows) if w is not None]
     for at in range(0, len(suited), BATCH):
         batch = suited[at : at + BATCH]
         for window, said in zip(batch, recogniser.push(batch), strict=True):
@@ -128,4 +128,6 @@ def tape(bundle: Bundle, recording: Recording, segmentation: Segmentation | None
             right = mirrored(joints) if left else joints
             tracks[name].remember(right, window.time_ns, window.step_ns)
     (only,) = numbers.values()
-    return Tape(bundle, recording, only.freeze(), windows, scores, tracks)
+    only.freeze()
+    notes = [*recording.notes, *recording_notes(pipeline, numbers)]
+    return Tape(bundle, recording, only, windows, scores, tracks, notes)

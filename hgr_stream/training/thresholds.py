@@ -139,16 +139,20 @@ def tune(
     for_f1: bool = False,
     config: Config | None = None,
     watch: Callable[[str], None] = lambda _: None,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> Tuned:
     """Find thresholds: for the highest F1 if asked for, then for at most so many false events an
     hour of these recordings' idle time unless that is None. config: a daemon's, of which
     [recognition] and [segmentation] hold here too; its own thresholds are where the search begins.
+    tell: hears what people should know of the recordings, such as hands that are refused.
     """
     config = config or Config()
     asked, tapes = config.recognition, []
     for recording in recordings:
         watch(recording.name)
         tapes.append(tape(bundle, recording, config.segmentation))
+        for note in tapes[-1].notes:
+            tell(f"{recording.name}: {note}")
     before = report(_played(tapes, asked), "confirmed", "any")
     threshold: dict[str, float] = {}
     usual = expected = None
