@@ -187,6 +187,12 @@ def test_sources_are_joined_and_gestures_renamed(tmp_path: Path) -> None:
     assert {q.subject for q in both} == {"recordings:a", "recordings:b", "recordings:c", ""}
     with pytest.raises(DatasetError, match="no gesture is called 'UP'"):
         load([("recordings", takes)], same={"UP": "DOWN"})
+    plain = load([("recordings", takes)])
+    swapped = {"LEFT": "RIGHT", "RIGHT": "LEFT"}
+    again = load([("recordings", takes)], same=swapped, usual={**swapped, "UP": "DOWN"})
+    for before, after in zip(plain, again, strict=True):
+        called = [swapped.get(s.label, s.label) for s in before.segments]
+        assert [s.label for s in after.segments] == called
 
 
 def test_what_is_learnt_of_two_folders_of_one_data_set_is_known(tmp_path: Path) -> None:
@@ -280,6 +286,22 @@ def test_the_command_trains_on_ones_own_takes_and_judges_who_was_held_out(tmp_pa
         evaluate_online_command, [*judge[:-1], str(tmp_path / "adapted.pt")]
     )
     assert "trained on all of these recordings" in result.output
+
+
+def test_who_is_held_out_is_judged_by_the_names_of_the_training(tmp_path: Path) -> None:
+    takes, out = write_takes(tmp_path / "takes", list("abcde")), tmp_path / "own.pt"
+    args = ["--online", "--dataset", "recordings", "--root", str(takes)]
+    trained = train_brief([*args, "-o", str(out), "--same", "BOW=NOD"])
+    assert trained.exit_code == 0, trained.output
+    judge = [*args, "--model", str(out), "--json"]
+    result = CliRunner().invoke(evaluate_online_command, judge, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)["confirmed"]["per_class"]
+    assert {label for label, n in found.items() if n["truths"]} == {"LEFT", "NOD", "RIGHT"}
+    again = train_brief([*args, "-o", str(tmp_path / "again.pt"), "--from", str(out)])
+    assert again.exit_code == 0, again.output
+    assert "learnt as none" not in again.output
+    assert bundle.read_metadata(tmp_path / "again.pt").training["same"] == {"BOW": "NOD"}
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+import msgspec
 
 from ..config import Config
 from ..datasets.base import DatasetError
@@ -92,12 +93,18 @@ def _told_of(recordings: list[Recording]) -> list[Recording]:
 
 
 def judges(bundle: Bundle, recordings: list[Recording], dataset: str = "") -> list[Recording]:
-    """Those that the model was not trained on, the others told; raises DatasetError for none."""
+    """Those that the model was not trained on, the others told, with what is performed by the names
+    that its training gave (--same); raises DatasetError for none."""
     from ..training.learnt import unlearnt
     from ..training.truth import unknown_labels
 
     kept = unlearnt(bundle.metadata.training, recordings)
     tell_left_out(len(recordings) - len(kept), bundle.metadata.name)
+    same: dict[str, str] = bundle.metadata.training.get("same", {})
+    for recording in kept:
+        recording.truths = [
+            msgspec.structs.replace(t, label=same.get(t.label, t.label)) for t in recording.truths
+        ]
     if not dataset:
         for line in unknown_labels(kept, bundle.metadata.labels, bundle.metadata.name):
             click.echo(f"warning: {line}", err=True)

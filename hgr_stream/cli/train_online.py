@@ -123,7 +123,7 @@ gesture two or three times are a start. It keeps its gestures; others are learnt
 )  # fmt: skip
 @click.option(
     "--same", multiple=True, callback=other_names, metavar="OLD=NEW",
-    help="Call gesture OLD of any data set NEW; may be repeated.",
+    help="Call gesture OLD of any data set NEW, also when the model is judged; may be repeated.",
 )  # fmt: skip
 @click.option(
     "--also", multiple=True, callback=name_and_folder, metavar="NAME=DIR",
@@ -195,13 +195,14 @@ def train(
     bundle = _trainable(base) if base is not None else None
     if bundle is not None:
         rate_hz = rate_of(bundle, rate_hz)
+    usual: dict[str, str] = bundle.metadata.training.get("same", {}) if bundle is not None else {}
 
     def tell(text: str) -> None:
         click.echo(text, err=True)
 
     with errors_told(), console.status("reading") as status:
         sequences = load(
-            [(dataset, root), *more], same=same, seed=seed, rate_hz=rate_hz,
+            [(dataset, root), *more], same=same, usual=usual, seed=seed, rate_hz=rate_hz,
             watch=status.update, tell=tell,
         )  # fmt: skip
         beside = load_beside(
@@ -210,6 +211,7 @@ def train(
         others: dict[str, Any] = {}
         for n, r in other:
             others.setdefault(n, []).extend(load([(n, r)], seed=seed, rate_hz=rate_hz, tell=tell))
+        same = {**usual, **same}
         for sequence in (q for group in others.values() for q in group):
             sequence.segments = [
                 replace(s, label=same.get(s.label, s.label)) for s in sequence.segments
@@ -220,6 +222,8 @@ def train(
     }
     if rate_hz is not None:
         provenance["recordings_hz"] = rate_hz
+    if same:
+        provenance["same"] = same
     if beside:
         provenance["beside"] = ", ".join(f"{n}: {len(q)} sequences" for n, q in beside.items())
     if bundle is None and held_out and not splits(sequences, held_out, seed):

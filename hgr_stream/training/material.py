@@ -45,6 +45,7 @@ def load(
     sources: Sequence[tuple[str, Path]],
     *,
     same: Mapping[str, str] | None = None,
+    usual: Mapping[str, str] | None = None,
     rule: SpliceRule | None = None,
     seed: int = 0,
     rate_hz: float | None = None,
@@ -54,10 +55,11 @@ def load(
     """All sequences of one or more data sets, each ``(name, folder)``.
 
     Isolated gestures are spliced into streams, with the idle stretches of the continuous sets among
-    the sources. same: gestures that are called otherwise, old name -> new. Where there are several
-    sources, names and subjects begin with the source's. rate_hz: frames a second of one's own
-    recordings that do not tell their times. watch: gets what is being done; tell: what a person
-    should know of one's own recordings. Raises DatasetError.
+    the sources. same: gestures that are called otherwise, old name -> new; usual: those that were
+    before, and need not be there. Where there are several sources, names and subjects begin with
+    the source's. rate_hz: frames a second of one's own recordings that do not tell their times.
+    watch: gets what is being done; tell: what a person should know of one's own recordings. Raises
+    DatasetError.
     """
     same = same or {}
     found: dict[int, list[HandSequence]] = {}
@@ -78,6 +80,7 @@ def load(
         raise DatasetError(
             f"no gesture is called {strange[0]!r}; there are {', '.join(sorted(known))}"
         )
+    called = {**(usual or {}), **same}
     out: list[HandSequence] = []
     for i, (name, _) in enumerate(sources):
         # Each counts its sequences from 1, and by their names they are held out.
@@ -87,7 +90,7 @@ def load(
             if len(sources) > 1:
                 q.name = f"{source}:{q.name}"
                 q.subject = f"{name}:{q.subject}" if q.subject else ""
-            q.segments = [replace(s, label=same.get(s.label, s.label)) for s in q.segments]
+            q.segments = [replace(s, label=called.get(s.label, s.label)) for s in q.segments]
             out.append(q)
     if [name for name, _ in sources] != ["recordings"]:  # which tell it themselves
         for note in case_told("label", (s.label for q in out for s in q.segments)):
