@@ -38,6 +38,7 @@ from hgr_stream.training.recipe import Recipe, train_online
 from hgr_stream.training.splice import SpliceRule, idle_clips, splice
 from hgr_stream.training.streams import labels_of, split, to_streams
 from hgr_stream.training.truth import load_streams, sequences_of
+from tests.foreign_files import openxr_csv
 from tests.hands import hand_joints, swipe_frames
 from tests.models import save_palm_model
 from tests.test_training import sequence, write_shrec21
@@ -361,6 +362,19 @@ def test_ones_own_recordings_with_a_truth_file_beside_them(tmp_path: Path) -> No
     (tmp_path / "one.csv").write_text("RIGHT,1000,1400\n")
     with pytest.raises(DatasetError, match="are its times seconds"):
         load_streams(tmp_path)
+
+
+def test_a_recording_that_is_a_csv_has_its_truth_beside_it_too(tmp_path: Path) -> None:
+    (tmp_path / "one.csv").write_text(openxr_csv(100))
+    with pytest.raises(DatasetError, match=r"put a one\.truth\.csv"):
+        load_streams(tmp_path)
+    (tmp_path / "one.truth.csv").write_text("RIGHT,0.5,1.0\n")
+    for root in (tmp_path, tmp_path / "one.csv"):
+        (q,) = load_streams(root)
+        assert [(s.label, s.start, s.end) for s in q.segments] == [("RIGHT", 25, 50)]
+    (tmp_path / "one.truth.csv").write_text("")
+    (q,) = load_streams(tmp_path)
+    assert not q.segments
 
 
 def write_sessions(root: Path, *, idle: bool = False) -> Path:

@@ -350,7 +350,8 @@ Examples:
   hgr tune night.mcap --silent --config kiosk.toml       nobody gestures; begin with what is set
 \b
 TRUTH is a CSV file of label,start_s,end_s, in seconds from the first frame; of a folder,
-each recording NAME brings its own or has a NAME.csv beside it.
+each recording NAME brings its own or has a NAME.csv beside it, and one that is NAME.csv itself
+a NAME.truth.csv.
 """
 )
 @click.argument("file", type=click.Path(path_type=Path))

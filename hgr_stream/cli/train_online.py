@@ -71,7 +71,8 @@ Examples:
 Data sets:
   shrec21, shrec22  continuous, in their official layout
   streams           your own: recordings as hgr process reads them, what is performed in them or in
-                    a NAME.csv beside each (label,start_s,end_s), an empty one if nobody gestures
+                    a NAME.csv beside each (label,start_s,end_s), an empty one if nobody gestures;
+                    of a recording that is NAME.csv it is NAME.truth.csv
   shrec17           isolated, in its official layout
   recordings        your own, one gesture a file, and a labels.csv (file,label,subject); MCAP has
                     its times, what has none (.npy, .npz, .csv) those of --rate

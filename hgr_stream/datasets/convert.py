@@ -87,9 +87,11 @@ _json: Final = _ending(".json", ".json.gz")
 
 
 def _openxr_files(folder: Path) -> Sequence[Path]:
-    """Without a CSV that is called as another recording: that one's truth."""
+    """Without a CSV that is called as another recording, or beside a CSV ``NAME.truth.csv``: that
+    one's truth."""
     found = _ending(".csv", ".tsv", ".txt", ".json", ".json.gz", *_LINES)(folder)
     others = {p.with_name(recording_name(p)) for p in found if p.suffix != ".csv"}
+    others |= {p.with_suffix(".truth") for p in found if p.suffix == ".csv"}
     return [p for p in found if p.suffix != ".csv" or p.with_suffix("") not in others]
 
 

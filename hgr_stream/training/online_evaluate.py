@@ -213,7 +213,8 @@ def evaluate(
     if not silent and not any(p.truths for p in played):
         raise DatasetError(
             "none of these recordings says what is performed in it: put a NAME.csv of "
-            "label,start_s,end_s beside each (or --truth; or --silent if nobody gestures)"
+            "label,start_s,end_s beside each, a NAME.truth.csv where NAME.csv is the recording "
+            "(or --truth; or --silent if nobody gestures)"
         )
     return played, {grade: report(played, grade, rule) for grade in GRADES}
 

@@ -92,9 +92,17 @@ def give_truth(recording: Recording, path: Path) -> None:
 
 
 def truth_beside(recording: Recording) -> Path | None:
-    """``NAME.csv`` beside the recording NAME, where there is one."""
-    path = recording.file.parent / f"{recording.name.rpartition('/')[2]}.csv"
-    return path if path.is_file() and path != recording.file else None
+    """``NAME.csv`` beside the recording NAME, where there is one; see ``_truth_path``."""
+    path = _truth_path(recording)
+    return path if path.is_file() else None
+
+
+def _truth_path(recording: Recording) -> Path:
+    """Where a truth file belongs: that of a recording that is called ``NAME.csv`` itself is
+    ``NAME.truth.csv``."""
+    plain = recording.name.rpartition("/")[2]
+    path = recording.file.parent / f"{plain}.csv"
+    return path if path != recording.file else recording.file.parent / f"{plain}.truth.csv"
 
 
 def complete(
@@ -145,9 +153,9 @@ def unknown_labels(recordings: Iterable[Recording], labels: Sequence[str], model
 
 def nothing_told(recording: Recording) -> str:
     """What is wrong with a recording without truth, and the cure."""
-    plain = recording.name.rpartition("/")[2]
+    truth = _truth_path(recording).name
     return (
-        f"{recording.file}: says nothing of what is performed; put a {plain}.csv of "
+        f"{recording.file}: says nothing of what is performed; put a {truth} of "
         "label,start_s,end_s beside it, an empty one if nobody gestures"
     )
 
@@ -158,7 +166,7 @@ def load_streams(
     """One's own continuous recordings with truth, as training sequences.
 
     Any file or folder that ``hgr process`` reads; what is performed is in the recording or in a
-    ``NAME.csv`` beside it, which is empty where nobody gestures. Of each recording the hand seen
+    truth file beside it, which is empty where nobody gestures. Of each recording the hand seen
     most is taken, and cut where it was lost; the pieces are held out together. tell: as of
     ``complete``, and of ``sequences_of``; rate_hz: of ``own_recordings``. Raises DatasetError
     naming a recording without truth, or without a hand.
