@@ -13,9 +13,10 @@ from hgr_stream.cli.process import event_lines
 from hgr_stream.datasets.numbering import FrameNumbers
 from hgr_stream.messages import Event, encode, joint_bytes
 from hgr_stream.pipeline import Pipeline, recording_notes, run_recording
-from hgr_stream.recognition.bundle import load
+from hgr_stream.recognition.bundle import load, save
 from hgr_stream.recording import Writer
 from hgr_stream.stream import topics
+from tests.foreign_files import openxr_json
 from tests.hands import MS, frame, hand_joints, swipe_frames
 from tests.models import save_palm_model
 
@@ -146,6 +147,23 @@ refractory_s = 8.0
         assert refused.returncode != 0
         assert wanted in refused.stderr
         assert "Traceback" not in refused.stderr
+
+
+def test_what_tells_no_times_runs_at_the_rate_of_the_training(model: Path, tmp_path: Path) -> None:
+    path, trained = tmp_path / "untimed.jsonl", tmp_path / "trained.pt"
+    frames = [{"hands": one["hands"]} for one in openxr_json(61)]
+    path.write_text("".join(json.dumps(one) + "\n" for one in frames))
+    at_60 = load(model)
+    at_60.metadata.training["recordings_hz"] = 60.0
+    save(at_60.module, at_60.metadata, trained)
+    for args, lasted in (
+        ((model,), "2.0 s of stream"),
+        ((model, "--rate", 20), "3.0 s of stream"),
+        ((trained,), "1.0 s of stream"),
+        ((trained, "--rate", 30), "2.0 s of stream"),
+    ):
+        done = process(path, "--model", *args)
+        assert (done.returncode, lasted in done.stderr) == (0, True), done.stderr
 
 
 def test_bad_files_are_named_and_the_good_one_is_done(

@@ -16,7 +16,7 @@ from ..datasets.convert import Format, Recording, open_recordings
 from .configured import model_and_config
 from .model import tell_left_out
 from .numbers import Number
-from .rates import rate_of, rate_option, refuse_rate
+from .rates import RATE_HELP, rate_of, rate_option, refuse_rate
 
 if TYPE_CHECKING:
     from ..recognition.bundle import Bundle
@@ -30,10 +30,6 @@ RULES: dict[str, Rule] = {
     "shrec17": "shrec21",
     "recordings": "shrec21",
 }
-RATE_HELP = (
-    "Frames a second of one's own recordings that tell no times.  "
-    "[default: as the model was trained with, or 30, or as the file says]"
-)
 #: A rule, for people.
 SAID: dict[Rule, str] = {
     "shrec21": "rule of SHREC'21",

@@ -17,6 +17,7 @@ from ..datasets.numbering import FrameNumbers
 from ..messages import Event
 from ..pipeline import BATCH, Pipeline, recording_notes, run_recording
 from .configured import model_and_config
+from .rates import RATE_HELP, rate_of, rate_option
 
 
 def event_lines(
@@ -81,12 +82,14 @@ confirmed, by a line of the same id and label, or cancelled, by a line that says
     type=click.Choice(FORMATS),
     help="Of the files. [default: told from the files themselves]",
 )
+@rate_option(RATE_HELP)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line for each event.")
 @click.option("--threads", default=1, show_default=True, type=click.IntRange(1, 64))
 def process(
     files: tuple[Path, ...],
     config_: Config,
     format_: str | None,
+    rate_hz: float | None,
     as_json: bool,
     threads: int,
 ) -> None:
@@ -128,7 +131,12 @@ def process(
     stream_s, told, done = 0.0, 0, 0
     with progress:
         task = progress.add_task("reading")
-        for recording in open_recordings(files, format_, complain):  # type: ignore[arg-type]
+        for recording in open_recordings(
+            files,
+            format_,  # type: ignore[arg-type]
+            complain,
+            rate_hz=rate_of(bundle, rate_hz),
+        ):
             progress.update(task, description=f"{recording.name} ({done} done, {told} events)")
             pipeline = Pipeline(
                 bundle, config_.segmentation, batch=BATCH, asked=config_.recognition

@@ -15,6 +15,11 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 #: Data sets of one's own. Others have their times, or their rate is known.
 OWN: Final = {"streams", "recordings"}
+#: Where a model runs over them, see ``rate_of``.
+RATE_HELP: Final = (
+    "Frames a second of one's own recordings that tell no times.  "
+    "[default: as the model was trained with, or 30, or as the file says]"
+)
 
 
 def rate_option(help_: str) -> Callable[[F], F]:
@@ -29,8 +34,8 @@ def refuse_rate(rate_hz: float | None, datasets: Sequence[str]) -> None:
 
 
 def rate_of(bundle: Bundle, asked: float | None) -> float | None:
-    """At which recordings without times are read to judge a model, or to train it on: as they were
-    learnt, unless another rate is asked for. By other times a model's own recordings would not be
-    known again, either."""
+    """At which recordings without times are read for a model to run over them, or to be trained on
+    by them: as they were learnt, unless another rate is asked for. By other times a model's own
+    recordings would not be known again, either."""
     found: float | None = bundle.metadata.training.get("recordings_hz")
     return found if asked is None else asked

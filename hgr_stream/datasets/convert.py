@@ -238,12 +238,13 @@ def open_recordings(
     format: Format | None = None,
     on_error: Callable[[DatasetError], None] | None = None,
     fps: float | None = None,
+    rate_hz: float | None = None,
 ) -> Iterator[Recording]:
     """Every recording in files and folders, in order, each file read when its turn comes.
 
-    ``fps``: frames a second of formats that do not tell their time (see ``Source``). A file that
-    cannot be read raises DatasetError; with ``on_error`` it goes there instead and the next
-    follows.
+    ``fps``: frames a second of formats that do not tell their time (see ``Source``). ``rate_hz``:
+    the same, but for motion capture, which always tells its own. A file that cannot be read raises
+    DatasetError; with ``on_error`` it goes there instead and the next follows.
     """
     for path in map(Path, paths):
         try:
@@ -254,9 +255,10 @@ def open_recordings(
                 raise
             on_error(error)
             continue
+        told = rate_hz if fps is None and kind != "bvh" else fps
         for file in files:
             try:
-                yield from _open(file, kind, fps)
+                yield from _open(file, kind, told)
             except DatasetError as error:
                 if on_error is None:
                     raise

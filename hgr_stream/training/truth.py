@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..datasets.base import DatasetError, HandSequence, Segment
-from ..datasets.convert import Recording, guess_format, open_recordings
+from ..datasets.convert import Recording, open_recordings
 from ..datasets.tables import read_cells
 from ..messages import Truth
 from ..segmentation import impossible
@@ -128,9 +128,7 @@ def own_recordings(root: Path, rate_hz: float | None = None) -> list[Recording]:
     folders their names are paths from ``root``: names are what they are held out and asked for by.
     Raises DatasetError.
     """
-    format_ = guess_format(root)
-    # Motion capture always tells its own; a rate that is given for others would overrule it.
-    out = list(open_recordings([root], format_, fps=None if format_ == "bvh" else rate_hz))
+    out = list(open_recordings([root], rate_hz=rate_hz))
     if len({recording.file.parent for recording in out}) > 1:
         for recording in out:
             folder = recording.file.relative_to(root).parent
