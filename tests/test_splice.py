@@ -17,7 +17,7 @@ from hgr_stream.cli.online import evaluate_online_command
 from hgr_stream.cli.rates import rate_of
 from hgr_stream.cli.train_online import DATASETS, train
 from hgr_stream.datasets.base import DatasetError
-from hgr_stream.datasets.convert import Recording
+from hgr_stream.datasets.convert import Recording, open_recordings
 from hgr_stream.datasets.gestures import Gestures
 from hgr_stream.datasets.tables import annotations_beside
 from hgr_stream.messages import Hand, Truth, encode, joint_bytes
@@ -613,6 +613,18 @@ def test_each_part_has_its_own_annotations(tmp_path: Path) -> None:
     truth = tmp_path / "test_set" / "ground_truth.txt"
     truth.write_text("")
     assert annotations_beside(tmp_path / "test_set") == truth
+
+
+def test_annotations_beside_an_unpacked_archive_are_found(tmp_path: Path) -> None:
+    root = write_shrec21(tmp_path / "data", 1, 16.0)
+    (points,) = np.load(root / "positions.npz").values()
+    (root / "positions.npz").unlink()
+    (root / "shrec21" / "training_set").mkdir(parents=True)
+    rows = np.concatenate([points, np.zeros((*points.shape[:2], 4))], 2).reshape(len(points), -1)
+    np.savetxt(root / "shrec21" / "training_set" / "1.txt", rows, fmt="%.5f", delimiter=";")
+    (known,) = load([("shrec21", root)])
+    (recording,) = open_recordings([root], "shrec21")
+    assert [t.label for t in recording.truths] == [s.label for s in known.segments] != []
 
 
 def test_a_folder_of_the_other_part_alone_is_refused(tmp_path: Path) -> None:

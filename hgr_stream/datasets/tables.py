@@ -186,14 +186,16 @@ def numbered_files(root: Path) -> list[Path]:
 
 
 def annotations_beside(root: Path) -> Path | None:
-    """The annotation file in or under a folder, or beside a file (or one level up); None if none.
+    """The annotation file in or under a folder, or beside a file, else one or two levels up (the
+    official archives unpack as shrec21/training_set/N.txt); None if none.
 
     A revised one wins (SHREC'21 ships both), and one of the part, training or test, that the path
     names: both parts count their sequences from 1.
     """
     here = root if root.is_dir() else root.parent
     found = _annotations(here.rglob("*.txt") if root.is_dir() else here.glob("*.txt"))
-    found = found or _annotations(here.parent.glob("*.txt"))
+    for above in (here.parent, here.parent.parent):
+        found = found or _annotations(above.glob("*.txt"))
     folders = (name.lower() for name in reversed(here.parts[-2:]))
     part = next((w for name in folders for w in ("test", "train") if w in name), "")
     other = {"test": "train", "train": "test"}.get(part, "\0")
