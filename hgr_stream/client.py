@@ -39,6 +39,9 @@ IDLE_S: Final = 0.05
 PATIENCE_S: Final = 2.0
 
 
+_receipts: Final = msgspec.msgpack.Decoder(tuple[str, int])
+
+
 class ClientError(RuntimeError):
     """The daemon does not answer, or refused; the text says what to do."""
 
@@ -75,7 +78,7 @@ class Reception:
         try:
             topic_bytes, payload, receipt = parts
             topic = topic_bytes.decode()
-            boot_id, n = msgspec.msgpack.decode(receipt, type=tuple[str, int])
+            boot_id, n = _receipts.decode(receipt)
         except (ValueError, msgspec.MsgspecError):
             self.bad += 1
             return None

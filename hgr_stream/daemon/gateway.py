@@ -33,7 +33,7 @@ import zmq
 
 from ..config import Gateway
 from ..messages import Event, MessageError, Status, cut_off, decode, encode
-from ..stream.bus import PORT_CURE, QUEUE, alive, bind
+from ..stream.bus import NOBLOCK, PORT_CURE, QUEUE, alive, bind, send_parts
 from .shell import Shell, decode_request
 
 KEPT: Final = ("gesture/", "status/", "truth/")
@@ -135,7 +135,7 @@ class GatewayShell(Shell):
     def _pass_on(self, limit: int = 1000) -> None:
         with contextlib.suppress(zmq.Again):
             for _ in range(limit):
-                parts = self.tap.recv_multipart(zmq.NOBLOCK)
+                parts = self.tap.recv_multipart(NOBLOCK)
                 try:
                     head, payload = parts
                     topic = head.decode()
@@ -148,7 +148,7 @@ class GatewayShell(Shell):
 
     def _publish(self, topic: str, payload: bytes) -> None:
         receipt = self.present.number(topic, payload)
-        self.public.send_multipart([topic.encode(), payload, receipt], zmq.NOBLOCK)
+        send_parts(self.public, [topic.encode(), payload, receipt])
         self.counts["passed_on"] += 1
 
     def _subscriptions(self) -> None:

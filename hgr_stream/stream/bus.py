@@ -21,7 +21,7 @@ import os
 import socket
 import stat
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -44,6 +44,10 @@ QUEUE: Final = 2000  # messages: some seconds of a busy stream
 #: Messages taken at once. More of them, of many hands each, could keep a stage from its heartbeat
 #: for so long that it is killed for silence, and its queue is lost.
 DRAIN: Final = 64
+#: Of pyzmq, as plain numbers: reckoning with its enumerations is Python's work, which costs a
+#: process that has slept some 10 us each time.
+NOBLOCK, SNDMORE = int(zmq.NOBLOCK), int(zmq.SNDMORE)
+EVENTS, RCVMORE, POLLIN = int(zmq.EVENTS), int(zmq.RCVMORE), int(zmq.POLLIN)
 IPC_LIMIT: Final = 100  # bytes in a unix socket's path, safely
 
 #: Whoever asks for another model is answered by then, be it that the worker still loads it.
@@ -186,6 +190,14 @@ def alive(socket_: zmq.Socket) -> None:
     socket_.setsockopt(zmq.HEARTBEAT_TIMEOUT, 5000)
 
 
+def send_parts(socket_: zmq.Socket, parts: Sequence[bytes]) -> None:
+    """``send_multipart`` without waiting and without its checks; raises zmq.Again before anything
+    is sent, when there is no room."""
+    for part in parts[:-1]:
+        socket_.send(part, NOBLOCK | SNDMORE)
+    socket_.send(parts[-1], NOBLOCK)
+
+
 class Inlet:
     """A stage's bound PULL socket."""
 
@@ -201,12 +213,17 @@ class Inlet:
         A multipart message is nothing we send: its parts come joined, and fail to decode."""
         out: list[bytes] = []
         receive, option = self.socket.recv, self.socket.getsockopt
-        # Asking first is cheaper than the exception that ends a try for one too many.
-        while len(out) < DRAIN and option(zmq.EVENTS) & zmq.POLLIN:
-            data = receive(zmq.NOBLOCK)
-            if option(zmq.RCVMORE):
-                data = b"".join([data, *self.socket.recv_multipart(zmq.NOBLOCK)])
-            out.append(data)
+        waits = True  # it was just polled
+        with contextlib.suppress(zmq.Again):
+            while waits and len(out) < DRAIN:
+                data = receive(NOBLOCK)
+                # Asking is cheaper than the exception that ends a try for one too many; and a
+                # message's parts are there together: the last that waits has no more of them.
+                waits = bool(option(EVENTS) & POLLIN)
+                if waits and option(RCVMORE):
+                    data = b"".join([data, *self.socket.recv_multipart(NOBLOCK)])
+                    waits = bool(option(EVENTS) & POLLIN)
+                out.append(data)
         return out
 
     def close(self) -> None:
@@ -259,16 +276,17 @@ class Outlet:
 
     def tell(self, topic: str, payload: bytes, *, lossless: bool = False) -> bool:
         """To the tap alone."""
+        taken = self._try(self._tap, [topic.encode(), payload], "dropped_tap", lossless)
         # The socket itself notes who wants what; left unread, that would pile up for months.
-        while self._tap.getsockopt(zmq.EVENTS) & zmq.POLLIN:
-            self._tap.recv(zmq.NOBLOCK)
+        while self._tap.getsockopt(EVENTS) & POLLIN:
+            self._tap.recv(NOBLOCK)
             self._tapped = True
-        return self._try(self._tap, [topic.encode(), payload], "dropped_tap", lossless)
+        return taken
 
     def _try(self, socket_: zmq.Socket, parts: list[bytes], name: str, wait: bool) -> bool:
         while True:
             try:
-                socket_.send_multipart(parts, zmq.NOBLOCK)
+                send_parts(socket_, parts)
                 return True
             except zmq.Again:
                 # A tap that nobody reads must not hold a replay for ever, nor one being stopped.
