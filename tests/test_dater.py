@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -14,6 +16,7 @@ from hgr_stream.recognition.decoder import Decoder
 from hgr_stream.recognition.options import DecoderOptions
 from hgr_stream.recognition.recogniser import Scores, refined
 from hgr_stream.recognition.segments import SegmentDater, SegmentVerifier
+from hgr_stream.recognition.steppers import of_segment
 from hgr_stream.skeleton import bone_lengths
 from hgr_stream.training import augment
 from hgr_stream.training.draw import Pool, draw_roughly
@@ -74,28 +77,28 @@ def test_a_trained_dater_brings_the_ends_nearer(plain_hands):
 
 def test_nothing_after_now_is_looked_at():
     torch.manual_seed(0)
-    dater = SegmentDater(RATE).eval()
+    dates = partial(of_segment, SegmentDater(RATE).eval())
     rng = np.random.default_rng(0)
     joints = rng.normal(0, 0.05, (100, 22, 3)).astype(np.float32)
     start_ns, end_ns, now_ns = 40 * STEP, 60 * STEP, 63 * STEP
-    want = refined(dater, joints[:64], (63 * STEP, start_ns, end_ns, now_ns), RATE, 0.24)
-    assert refined(dater, joints, (99 * STEP, start_ns, end_ns, now_ns), RATE, 0.24) == want
-    other = refined(dater, joints, (99 * STEP, start_ns, end_ns, 99 * STEP), RATE, 0.24)
+    want = refined(dates, joints[:64], (63 * STEP, start_ns, end_ns, now_ns), RATE, 0.24)
+    assert refined(dates, joints, (99 * STEP, start_ns, end_ns, now_ns), RATE, 0.24) == want
+    other = refined(dates, joints, (99 * STEP, start_ns, end_ns, 99 * STEP), RATE, 0.24)
     assert other != want
     assert abs(want[0] - start_ns) < 2e9
     # A track that began with the gesture has nothing before it, and is dated all the same.
-    first = refined(dater, joints, (99 * STEP, 0, 10 * STEP, 99 * STEP), RATE, 0.24)
+    first = refined(dates, joints, (99 * STEP, 0, 10 * STEP, 99 * STEP), RATE, 0.24)
     assert all(isinstance(at, int) for at in first)
 
 
 def test_a_burst_that_ran_ahead_dates_half_ticks_alike():
     torch.manual_seed(0)
-    dater = SegmentDater(RATE).eval()
+    dates = partial(of_segment, SegmentDater(RATE).eval())
     joints = np.random.default_rng(0).normal(0, 0.05, (100, 22, 3)).astype(np.float32)
     half = STEP // 2
     ends = (40 * STEP + half, 60 * STEP - half, 64 * STEP)
     dated = {
-        refined(dater, joints[: last + 1], (last * STEP, *ends), RATE, 0.24)
+        refined(dates, joints[: last + 1], (last * STEP, *ends), RATE, 0.24)
         for last in range(64, 72)
     }
     assert len(dated) == 1

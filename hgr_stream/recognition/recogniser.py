@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import msgspec
 import numpy as np
@@ -19,9 +19,6 @@ from ..messages import JOINT_BYTES, Window
 from ..skeleton import N_JOINTS, Float32, mirrored
 from .bundle import Bundle, ModelError
 from .steppers import Scripted, softmax, stepper
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 __all__ = ["HandState", "Recogniser", "Scores", "refined", "rounds", "softmax"]
 
@@ -293,12 +290,8 @@ class Recogniser:
         if m.refine_margin_s <= 0 or state is None or not len(state.history):
             return None
         times = (state.last_ns, start_ns, end_ns, now_ns)
-        return refined(self._dates, state.history, times, m.rate_hz, m.refine_margin_s)
-
-    def _dates(self, segment: Tensor) -> Tensor:
-        import torch
-
-        return torch.from_numpy(self._segments.refine(segment[0].numpy()))[None]
+        dater = self._segments.refine
+        return refined(dater, state.history, times, m.rate_hz, m.refine_margin_s)
 
     def export_state(self, device: str, hand: str) -> bytes | None:
         """A live hand's state, for another recogniser's ``import_state``; None if unknown."""
@@ -316,16 +309,15 @@ class Recogniser:
 
 
 def refined(
-    dater: Callable[[Tensor], Tensor],
+    dater: Callable[[Float32], Float32],
     joints: Float32,
     times_ns: tuple[int, int, int, int],
     rate_hz: float,
     margin_s: float,
 ) -> tuple[int, int]:
     """Both ends of a segment dated anew. joints: (T, 22, 3), the model's ticks up to the first of
-    ``times_ns``: the last tick, start, end, and now, after which nothing is looked at."""
-    import torch
-
+    ``times_ns``: the last tick, start, end, and now, after which nothing is looked at. dater: as
+    ``Stepper.refine``; in arrays, since torch costs a worker that has slept more than the dater."""
     last_ns, start_ns, end_ns, now_ns = times_ns
     step_ns = 1e9 / rate_hz
     newest = len(joints) - 1
@@ -339,8 +331,7 @@ def refined(
     first = min(row(start_ns), last - 2)
     margin = round(margin_s * rate_hz)
     rows = np.arange(first - margin, last + margin + 1).clip(0, max(now, 0))
-    with torch.inference_mode():
-        shift = dater(torch.from_numpy(np.ascontiguousarray(joints[rows])[None]))[0].tolist()
+    shift = dater(joints[rows]).tolist()
     # To the millisecond: the last digits are the processor's.
     start_ns, end_ns = (
         last_ns - round((newest - at) * step_ns) + round(by * 1e3) * 1_000_000

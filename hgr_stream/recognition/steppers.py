@@ -69,6 +69,15 @@ def softmax(logits: NDArray) -> Float32:
     return probs
 
 
+def of_segment(net: Any, segment: Float32) -> Float32:
+    """What a network of batches of segments, a module or its method, says of one (T, 22, 3)."""
+    import torch
+
+    with torch.inference_mode():
+        said: Float32 = net(torch.from_numpy(np.ascontiguousarray(segment))[None])[0].numpy()
+    return said
+
+
 def stepper(bundle: Bundle) -> Stepper:
     """The fastest step that is right for a streaming model; kept with the bundle."""
     if bundle.stepper is None:
@@ -94,18 +103,10 @@ class Scripted:
         return Outputs(probs, 1.0 / (1.0 + np.exp(-boundary)), embedding, after)
 
     def verify(self, segment: Float32) -> Float32:
-        return softmax(self._of_segment(self._module.verify, segment) / self._verify_temperature)
+        return softmax(of_segment(self._module.verify, segment) / self._verify_temperature)
 
     def refine(self, segment: Float32) -> Float32:
-        return self._of_segment(self._module.refine, segment)
-
-    @staticmethod
-    def _of_segment(method: Any, segment: Float32) -> Float32:
-        import torch
-
-        with torch.inference_mode():
-            said: Float32 = method(torch.from_numpy(np.ascontiguousarray(segment))[None])[0].numpy()
-        return said
+        return of_segment(self._module.refine, segment)
 
 
 class Compiled:

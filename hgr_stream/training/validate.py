@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import product
 from typing import Literal
 
@@ -24,6 +25,7 @@ from ..recognition.decoder import Decoder
 from ..recognition.options import ClassOptions, DecoderOptions
 from ..recognition.recogniser import Scores, refined, softmax
 from ..recognition.segments import SegmentDater, SegmentVerifier
+from ..recognition.steppers import of_segment
 from ..skeleton import Float32
 from .metrics import Report, Rule, Span, overlap, score
 from .streams import Stream, distorted, on_grid
@@ -143,9 +145,7 @@ def decode(
         key = (first, last)
         if key not in item.verdicts:
             assert verifier is not None
-            with torch.inference_mode():
-                segment = torch.from_numpy(item.joints[first : last + 1])[None]
-                item.verdicts[key] = verifier(segment)[0].numpy()
+            item.verdicts[key] = of_segment(verifier, item.joints[first : last + 1])
         return softmax(item.verdicts[key] / item.verify_temperature)
 
     n = len(item.joints)
@@ -155,7 +155,8 @@ def decode(
         if key not in item.dates:
             assert dater is not None
             times = ((n - 1) * step_ns, *key)
-            item.dates[key] = refined(dater, item.joints, times, rate_hz, dater.MARGIN_S)
+            dates = partial(of_segment, dater)
+            item.dates[key] = refined(dates, item.joints, times, rate_hz, dater.MARGIN_S)
         return item.dates[key]
 
     decoder = Decoder(
