@@ -116,7 +116,7 @@ class Event(msgspec.Struct, omit_defaults=True):
     frame_sent_ns: int = 0  #: ``sent_ns`` of the input frame that triggered it
     boot_id: str = ""
     seq: int = 0
-    worked_ns: int = 0  #: from the window's arrival at the worker to the sending of this event
+    worked_ns: int = 0  #: from the worker's having read the window to the sending of this event
     v: int = VERSION
 
 

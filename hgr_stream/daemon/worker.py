@@ -78,12 +78,12 @@ class WorkerShell(Shell):
         timeout_s = min(timeout_s, LOADING_POLL_S) if self._loading else timeout_s
         ready = dict(self.poller.poll(round(timeout_s * 1000)))
         windows = []
-        arrived_ns = monotonic_ns()
         for data in self.inlet.drain():
             try:
                 windows.append(decode(Window, data))
             except MessageError as error:
                 self.refuse(error)
+        arrived_ns = monotonic_ns()
         if windows:
             self.counts["windows"] += len(windows)
             self.counts["batches"] += 1
