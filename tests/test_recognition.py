@@ -582,3 +582,19 @@ def test_a_left_hands_gestures_have_their_true_names() -> None:
     }
     assert mirror_pairs(["LEFT", "RIGHT", "V"]) == {"LEFT": "RIGHT", "RIGHT": "LEFT"}
     assert mirror_pairs(["LEFT", "V"]) == {}
+
+
+@pytest.mark.parametrize(
+    ("left", "right"),
+    [
+        ("swipe left", "swipe right"),
+        ("Swipe-Left", "Swipe-Right"),
+        ("SwipeLeft", "SwipeRight"),
+        ("swipeLeft2", "swipeRight2"),
+        ("left (slow)", "right (slow)"),
+        ("turnCW", "turnCCW"),
+    ],
+)
+def test_words_of_a_label_are_joined_in_any_way(left: str, right: str) -> None:
+    labels = [left, "upright", right, "leftover", "rightover"]
+    assert mirror_pairs(labels) == {left: right, right: left}

@@ -5,6 +5,7 @@ All times are in seconds: the same settings hold at any rate.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any, Final, Literal
 
@@ -102,16 +103,22 @@ _MIRRORED: Final = (("LEFT", "RIGHT"), ("CCW", "CW"))
 
 
 def mirror_pairs(labels: Sequence[str]) -> dict[str, str]:
-    """The labels that a mirror turns into one another, told by their names.
+    """The labels that a mirror turns into one another, told by the words of their names, however
+    these are joined: SWIPE_LEFT, swipe left, SwipeLeft.
 
     A left hand that moves to the left is, mirrored, a right hand that moves to the right."""
     pairs: dict[str, str] = {}
     for label in labels:
-        words = label.upper().replace("-", "_").split("_")
+        words = _words(label)
         for a, b in _MIRRORED:
             if a in words or b in words:
                 wanted = [{a: b, b: a}.get(word, word) for word in words]
                 for other in labels:
-                    if other.upper().replace("-", "_").split("_") == wanted:
+                    if _words(other) == wanted:
                         pairs[label] = other
     return pairs
+
+
+def _words(label: str) -> list[str]:
+    apart = re.sub(r"(?<=[^\W\d_A-Z])(?=[A-Z])|(?<=[^\W\d_])(?=\d)", "_", label)
+    return re.split(r"[\W_]+", apart.upper())
