@@ -408,6 +408,26 @@ def test_shrec17_as_arrays(shared_data: Path, tmp_path: Path) -> None:
             load_shrec17(tmp_path, classes)  # type: ignore[arg-type]
 
 
+def shrec17_lists(root: Path) -> None:
+    """A take of subject 1, who is on the train list, and one of subject 2, who is tested on."""
+    for subject, part in ((1, "train"), (2, "test")):
+        take = root / f"gesture_1/finger_1/subject_{subject}/essai_1"
+        take.mkdir(parents=True)
+        np.savetxt(take / "skeletons_world.txt", np.tile(a_hand().reshape(1, 66), (9, 1)))
+        (root / f"{part}_gestures.txt").write_text(f"1 1 {subject} 1 1 1 9\n")
+
+
+def test_the_test_list_is_not_learnt_beside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor where the folder begins at home, which a shell leaves to us."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    shrec17_lists(tmp_path / "s17")
+    for root in (str(tmp_path / "s17"), "~/s17"):
+        (found,) = load_others((f"shrec17={root}",), 30.0)
+        assert found.subjects == ["1"]
+
+
 def test_a_root_may_begin_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     dhg(tmp_path / "DHG")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 import click
 
+from ..config import path_of
 from .numbers import Number
 from .progress import Stages
 
@@ -75,6 +76,12 @@ def divided(gestures: Gestures, split: Path) -> tuple[Gestures, list[str]]:
     return gestures.take(named), in_order(test)
 
 
+def name_and_root(told: str) -> tuple[str, Path | None]:
+    """Of ``NAME=DIR``, whose ~ a shell leaves as it is; None where no folder is told."""
+    name, _, root = told.partition("=")
+    return name, path_of(root) if root else None
+
+
 def load_others(named: tuple[str, ...], rate_hz: float) -> list[Gestures]:
     """Data sets as ``shrec21=DIR`` that are learnt beside, at ``rate_hz`` (shrec17 has its own);
     raises click.ClickException."""
@@ -83,14 +90,14 @@ def load_others(named: tuple[str, ...], rate_hz: float) -> list[Gestures]:
 
     found = []
     for one in named:
-        name, _, root = one.partition("=")
+        name, root = name_and_root(one)
         try:
             match name:
                 case "shrec21" | "shrec22" if root:
                     found.append(load_continuous(name, root, rate_hz))
                 case "shrec17" | "recordings" if root:
-                    part = official_part(name, Path(root))
-                    found.append(load_gestures(name, Path(root), None, None, rate_hz, part))
+                    part = official_part(name, root)
+                    found.append(load_gestures(name, root, None, None, rate_hz, part))
                 case _:
                     raise click.UsageError(
                         f"--also {one}: wants shrec17, shrec21, shrec22 or recordings, =DIR"
@@ -137,8 +144,8 @@ def options_of(context: click.Context) -> dict[str, Any]:
         if name == "held_out_subjects":
             return ",".join(value) or None
         if name == "also":
-            parts = (one.partition("=") for one in value)
-            return [f"{name}={Path(root).resolve()}" for name, _, root in parts]
+            parts = (name_and_root(one) for one in value)
+            return [f"{name}={(root or Path()).resolve()}" for name, root in parts]
         if isinstance(value, tuple):
             return [plain(name, v) for v in value]
         return str(value.resolve()) if isinstance(value, Path) else value
