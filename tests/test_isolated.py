@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 from dataclasses import replace
@@ -409,12 +410,17 @@ def test_shrec17_as_arrays(shared_data: Path, tmp_path: Path) -> None:
 
 
 def shrec17_lists(root: Path) -> None:
-    """A take of subject 1, who is on the train list, and one of subject 2, who is tested on."""
+    """Takes of subject 1, who is on the train list, and of subject 2, who is tested on."""
+    rng = np.random.default_rng(0)
     for subject, part in ((1, "train"), (2, "test")):
-        take = root / f"gesture_1/finger_1/subject_{subject}/essai_1"
-        take.mkdir(parents=True)
-        np.savetxt(take / "skeletons_world.txt", np.tile(a_hand().reshape(1, 66), (9, 1)))
-        (root / f"{part}_gestures.txt").write_text(f"1 1 {subject} 1 1 1 9\n")
+        lines = []
+        for g, f in itertools.product(range(1, 15), (1, 2)):
+            take = root / f"gesture_{g}/finger_{f}/subject_{subject}/essai_1"
+            take.mkdir(parents=True)
+            joints = a_hand() + rng.normal(0, 0.02, (9, 1, 3))
+            np.savetxt(take / "skeletons_world.txt", joints.reshape(9, 66))
+            lines.append(f"{g} {f} {subject} 1 {g} {2 * g - 2 + f} 9\n")
+        (root / f"{part}_gestures.txt").write_text("".join(lines))
 
 
 def test_the_test_list_is_not_learnt_beside(
@@ -425,7 +431,20 @@ def test_the_test_list_is_not_learnt_beside(
     shrec17_lists(tmp_path / "s17")
     for root in (str(tmp_path / "s17"), "~/s17"):
         (found,) = load_others((f"shrec17={root}",), 30.0)
-        assert found.subjects == ["1"]
+        assert set(found.subjects) == {"1"}
+
+
+def test_a_split_file_may_name_the_test_list(tmp_path: Path) -> None:
+    """A split of the user's own is over everybody, for the training as for ``hgr evaluate``."""
+    shrec17_lists(tmp_path / "s17")
+    split, run = tmp_path / "split.csv", tmp_path / "r"
+    split.write_text("1,train\n2,test\n")
+    told = ["--dataset", "shrec17", "--root", str(tmp_path / "s17"), "--out", str(run)]
+    quick = ["--epochs", "1", "--width", "16", "--device", "cpu"]
+    done = CliRunner().invoke(train_isolated_command, [*told, *quick, "--split", str(split)])
+    assert done.exit_code == 0, done.output
+    settings = read_run(run)
+    assert (settings["subjects"], settings["held_out"]) == (["1"], ["2"])
 
 
 def test_a_root_may_begin_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

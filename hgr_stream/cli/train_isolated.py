@@ -48,7 +48,7 @@ def load_gestures(
 
 
 def official_part(dataset: str, root: Path) -> Literal["train"] | None:
-    """Of SHREC'17 the official test list is never learnt from."""
+    """Of SHREC'17 the official test list is not learnt from, unless a split file says who is."""
     listed = dataset == "shrec17" and any(root.rglob("train_gestures.txt"))
     return "train" if listed else None
 
@@ -338,7 +338,7 @@ def train_isolated_command(
     torch.set_num_threads(threads)
     gestures = load_gestures(
         dataset, root, int(classes) if classes else None, labels, rate_hz,
-        official_part(dataset, root),
+        None if split else official_part(dataset, root),
     )  # fmt: skip
     for note in first_of(gestures.notes):
         click.echo(note, err=True)
