@@ -932,6 +932,22 @@ def test_channels_are_learnt_alike_in_any_unit(
     assert scale == pytest.approx((inside - inside.mean(0)).std(), rel=1e-4)
 
 
+def test_channels_are_distorted_alike_in_any_unit(gestures: Gestures) -> None:
+    """Sizes counted from the origin, which far from it moved gestures by more than they move."""
+    flat = gestures.take(range(len(gestures)))
+    flat.sequences = [s[:, [0, 1, 3, 4, 30, 31]] for s in gestures.sequences]
+    flat.canonical = False
+    pixels = replace(flat, sequences=[640 * s + np.float32(2000) for s in flat.sequences])
+    index = torch.arange(len(flat))
+
+    def distorted(given: Gestures) -> torch.Tensor:
+        drawn = torch.Generator().manual_seed(0)
+        return Batches(given, MODERN, torch.device("cpu")).distorted(index, drawn)[0]
+
+    found, moved = distorted(flat), distorted(pixels)
+    assert (640 * found + 2000 - moved).abs().max() < 0.1
+
+
 def test_refuses_what_cannot_be_learnt(gestures: Gestures, tmp_path: Path) -> None:
     one = gestures.take(
         np.flatnonzero((gestures.labels != 2) | (np.array(gestures.subjects) == "0"))

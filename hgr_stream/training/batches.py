@@ -35,11 +35,13 @@ class Batches:
         if self.canonical:
             frames = another_hand(frames.view(-1, N_JOINTS, 3), lengths, spread, g)
         else:
-            # Channels whose meaning is not known: size and noise in the data's own units.
+            # Channels whose meaning is not known: size and noise in the data's own units, and from
+            # where the data are; how far that is from the origin is no size.
             owner = torch.arange(len(lengths)).repeat_interleave(lengths)
+            centre = frames.mean(0)
             size = 1 + spread.size * torch.randn(len(lengths), 1, generator=g)
             noise = 0.02 * frames.std(0) * torch.randn(frames.shape, generator=g)
-            frames = frames * size[owner] + noise
+            frames = centre + (frames - centre) * size[owner] + noise
         return frames.to(self.device), lengths.to(self.device)
 
     def plain(self, index: Tensor) -> tuple[Tensor, Tensor]:
