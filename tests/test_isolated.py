@@ -245,6 +245,18 @@ def test_likely_slips_in_recordings_are_told(tmp_path: Path) -> None:
     ]
 
 
+def test_a_column_of_times_is_told(tmp_path: Path) -> None:
+    """With the frames' numbers beside 17 joints 30 % were right, without them 80."""
+    rng = np.random.default_rng(0)
+    for name, frames in (("a", 9), ("b", 12)):
+        joints = rng.normal(0, 0.1, (frames, 66))
+        np.savetxt(tmp_path / f"{name}.csv", np.c_[np.arange(frames), joints], delimiter=",")
+    (tmp_path / "labels.csv").write_text("a.csv,push\nb.csv,tap\n")
+    told = load_recordings(tmp_path).notes
+    assert told[0].startswith("column 1 rises with every frame of all recordings: if it is a time")
+    assert told[1].startswith("67 channels are no hand")
+
+
 def test_other_joints_are_mapped_or_kept(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     hands = {(20, 3), (21, 3), (22, 3), (26, 3), (60,), (63,), (66,), (78,)}

@@ -328,6 +328,12 @@ def load_recordings(
         if not 0.02 < size_m < 0.5:
             notes.append(f"hands are {size_m:.3g} from wrist to knuckle: not metres?")
     else:
+        rises = np.all([(np.diff(s, axis=0) > 0).all(axis=0) for s in sequences], axis=0)
+        if rises.any():  # beside which joints, seen in one unit with it, would be lost
+            notes.append(
+                f"column {int(np.argmax(rises)) + 1} rises with every frame of all recordings: if "
+                "it is a time or a frame's number, leave it out"
+            )
         notes.append(f"{gestures.channels} channels are no hand: {NO_STREAM}")
     return gestures
 
