@@ -9,6 +9,7 @@ because no two sensors agree on what a palm is.
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Final, Literal, get_args
 
@@ -30,6 +31,14 @@ LACKS: Final[dict[Lack, str]] = {
     "thumb_base": "a tracked thumb base",
     "fingers": "tracked fingers",
 }
+
+
+def lacked(each: Iterable[Collection[Lack]]) -> tuple[Lack, ...]:
+    """What half of the hands or more lack, by what each does; nothing of none."""
+    told = [frozenset(one) for one in each]
+    return tuple(lack for lack in LACKS if told and 2 * sum(lack in t for t in told) >= len(told))
+
+
 Float32 = NDArray[np.float32]
 
 FINGERS: Final = ("thumb", "index", "middle", "ring", "pinky")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from hgr_stream.recognition.causal import CausalNet, export
 from hgr_stream.recognition.options import ClassOptions, DecoderOptions
 from hgr_stream.recognition.segments import SegmentDater, SegmentVerifier
 from hgr_stream.recognition.unfold import unfolded
-from hgr_stream.training.adapt import gentle, mixed, widened
+from hgr_stream.training.adapt import adapt, gentle, mixed, widened
 from hgr_stream.training.draw import ChunkRule
 from hgr_stream.training.learnt import Learnt, unlearnt
 from hgr_stream.training.online import Schedule, train_network
@@ -109,6 +110,16 @@ def test_it_is_trained_for_what_the_model_tells() -> None:
     assert recipe.boundary_delay_s == metadata.decoder.boundary_delay_s > 0
     assert recipe.release_s == metadata.decoder.release_s > 0
     assert recipe.rate_hz == metadata.rate_hz
+
+
+def test_brought_to_flat_hands_it_does_without_depth() -> None:
+    own = [sequence(str(i), i, 12.0) for i in range(2)]
+    for q in own:
+        q.lacks = ("depth",)
+    one, base = Schedule(steps=1, batch=4), bundle.load("leap")
+    recipe = replace(gentle(base.metadata, "flat"), network=one, verifier=one, dater=one)
+    assert base.metadata.needs == ["depth", "fingers"]
+    assert adapt(base, own, recipe).metadata.needs == ["fingers"]
 
 
 # --- the command --------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,7 +33,16 @@ from hgr_stream.pipeline import Pipeline, run_recording
 from hgr_stream.recognition.bundle import read_metadata, resolve, shipped
 from hgr_stream.recognition.options import mirror_pairs
 from hgr_stream.recording import Reader, Writer
-from hgr_stream.skeleton import PARENTS, Float32, Side, bone_lengths, mirrored, with_palm
+from hgr_stream.skeleton import (
+    PARENTS,
+    Float32,
+    Lack,
+    Side,
+    bone_lengths,
+    lacked,
+    mirrored,
+    with_palm,
+)
 from hgr_stream.training.batches import Batches, predict
 from hgr_stream.training.beside import moved_to
 from hgr_stream.training.distort import Distortion, Packed, another_hand, draw, resampled
@@ -149,14 +159,16 @@ def test_a_csv_may_name_its_columns(tmp_path: Path, names: str) -> None:
     assert load_recordings(tmp_path).sequences[0] == pytest.approx(joints)
 
 
-def write_mcap(path: Path, joints: Float32, rate_hz: float, side: Side = "right") -> None:
+def write_mcap(
+    path: Path, joints: Float32, rate_hz: float, side: Side = "right", lacks: Sequence[Lack] = ()
+) -> None:
     """Frames (T, 22, 3) of one hand of the stream."""
     hands = mirrored(joints) if side == "left" else joints
     with Writer(path) as writer:
         for k, frame in enumerate(hands):
             now_ns = round(k * 1e9 / rate_hz)
             stamps = (now_ns,) * 5
-            hand = Hand(1, side, joint_bytes(frame))
+            hand = Hand(1, side, joint_bytes(frame), lacks=[*lacks])
             message = Frame("test", "b", k, *stamps, index=k, hands=[hand])
             writer.write("frame/test", encode(message), now_ns, now_ns)
 
@@ -585,6 +597,28 @@ def test_the_file_scores_as_in_training(
         with torch.inference_mode():
             given = model.bundle.module.classify(torch.from_numpy(gestures.joints(i))[None])
         assert torch.allclose(given, expected[i : i + 1], atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["mcap", "npy"])
+def test_a_model_does_without_what_its_recordings_lacked(
+    gestures: Gestures, tmp_path: Path, kind: str
+) -> None:
+    """One trained on pictures' hands, which are flat, was said to need depth: it refused them."""
+    flat = gestures.take(range(0, len(gestures), 6))
+    flat.sequences = [s * np.tile(np.float32([1, 1, 0]), 22) for s in flat.sequences]
+    write_takes(tmp_path, flat, kind)  # MCAP is written here
+    for i in range(len(flat) if kind == "mcap" else 0):
+        write_mcap(tmp_path / f"take{i}.mcap", flat.joints(i), 30.0, lacks=["depth", "tips"])
+    loaded = load_recordings(tmp_path)
+    assert set(loaded.lacks) == {("depth", "tips") if kind == "mcap" else ("depth",)}
+    run = train_isolated(loaded, scaled(QUICK, epochs=1), tmp_path / "r", device="cpu")
+    assert export_run(run.folder, tmp_path / "flat.pt").needs == ["fingers"]
+
+
+def test_what_half_of_the_hands_lack_is_lacked() -> None:
+    assert lacked([]) == ()
+    assert lacked([("depth",), (), ("depth", "tips")]) == ("depth",)
+    assert lacked([("tips",), ()]) == ("tips",)
 
 
 def test_left_hands_are_told_the_direction_that_they_moved(run: Outcome, tmp_path: Path) -> None:

@@ -357,6 +357,7 @@ def test_ones_own_recordings_with_a_truth_file_beside_them(tmp_path: Path) -> No
     (tmp_path / "one.csv").write_text("RIGHT,1.0,1.4\nRIGHT,7.4,7.8\n")
     (q,) = load_streams(tmp_path)
     assert (q.name, q.subject, q.side) == ("one", "one", "right")
+    assert q.lacks == ()
     starts = [(q.time_ns[s.start] - q.time_ns[0]) / 1e9 for s in q.segments]
     assert starts == pytest.approx([1.0, 7.4], abs=0.02)
     (tmp_path / "one.csv").write_text("RIGHT,1000,1400\n")
@@ -375,6 +376,19 @@ def test_a_recording_that_is_a_csv_has_its_truth_beside_it_too(tmp_path: Path) -
     (tmp_path / "one.truth.csv").write_text("")
     (q,) = load_streams(tmp_path)
     assert not q.segments
+
+
+def test_what_a_source_cannot_see_is_lacked_by_what_is_learnt(tmp_path: Path) -> None:
+    with Writer(tmp_path / "one.mcap") as writer:
+        for f in swipe_frames(2):
+            for hand in f.hands:
+                hand.lacks = ["depth"]
+            writer.write(topics.of(f), encode(f), f.time_ns, f.time_ns, f.seq)
+    (tmp_path / "one.csv").write_text("RIGHT,1.0,1.4\n")
+    assert {q.lacks for q in load_streams(tmp_path)} == {("depth",)}
+    flat = gestures(["anna", "ben", "cara"])
+    flat.lacks = [("depth",)] * len(flat)
+    assert {q.lacks for q in splice(flat)} == {("depth",)}
 
 
 def write_sessions(root: Path, *, idle: bool = False) -> Path:

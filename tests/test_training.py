@@ -383,6 +383,15 @@ def test_one_gesture_is_enough():
         train_online(sequences, recipe)
 
 
+def test_a_model_for_streams_does_without_what_its_recordings_lacked():
+    sequences = [sequence(str(k), k) for k in range(3)]
+    one = Schedule(steps=1, batch=2)
+    recipe = Recipe(held_out=0.0, network=one, verifier=one, dater=one)
+    assert train_online(sequences, recipe).metadata.needs == ["depth", "fingers"]
+    sequences[0].lacks = sequences[1].lacks = ("depth",)
+    assert train_online(sequences, recipe).metadata.needs == ["fingers"]
+
+
 def test_labels_are_those_of_the_data():
     assert labels_of([sequence("1", 1)]) == ["LEFT", "OPEN"]
     assert DecoderOptions().of("LEFT", "begin") == DecoderOptions().begin

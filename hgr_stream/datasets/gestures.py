@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..config import Segmentation
+from ..messages import Hand
 from ..recognition.options import mirror_pairs
 from ..recording import Reader, RecordingError
 from ..segmentation import MAX_COORDINATE_M
@@ -26,9 +27,11 @@ from ..skeleton import (
     N_JOINTS,
     OPENXR_26,
     Float32,
+    Lack,
     Side,
     from_layout,
     from_shrec21,
+    lacked,
     mirrored,
 )
 from .arrays import load_array
@@ -74,6 +77,8 @@ class Gestures:
     coarse_of: tuple[int, ...] = ()
     coarse_classes: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    #: What the source could not see of each gesture's hand; empty where that is not told.
+    lacks: list[tuple[Lack, ...]] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.sequences)
@@ -116,6 +121,7 @@ class Gestures:
             labels=self.labels[chosen],
             subjects=[self.subjects[i] for i in chosen],
             names=[self.names[i] for i in chosen],
+            lacks=[self.lacks[i] for i in chosen] if self.lacks else [],
         )
 
     def of_coarse(self) -> Gestures:
@@ -289,9 +295,9 @@ def load_recordings(
     for what, column in (("label", 1), ("subject", 2)):
         notes += case_told(what, (row[column] for row in rows))
     mirror = mirror_pairs(sorted({label for _, label, _ in rows}))
-    recordings, given, lost = [], [], list[str]()
+    recordings, given, lost, lacks = [], [], list[str](), list[tuple[Lack, ...]]()
     for name, label, _ in rows:
-        recording, side = _recording(folder / name, rate_hz, lost)
+        recording, side, lack = _recording(folder / name, rate_hz, lost)
         if recording.ndim not in {2, 3} or not recording.size:
             raise DatasetError(
                 f"{name}: shape {recording.shape} is not (frames, channels), {MIN_FRAMES} frames "
@@ -300,9 +306,13 @@ def load_recordings(
         with np.errstate(over="ignore"):  # what is then infinite is refused below
             recordings.append(recording.astype(np.float32))
         given.append(mirror.get(label, label) if side == "left" else label)
+        lacks.append(lack)
     hands = [h for r in recordings if (h := _canonical(r)) is not None]
     canonical = len(hands) == len(recordings)
     sequences = [r.reshape(len(r), -1) for r in (hands if canonical else recordings)]
+    for i, sequence in enumerate(sequences if canonical else []):
+        if not (lacks[i] or sequence[:, 2::3].any()):
+            lacks[i] = ("depth",)  # an array does not say that it is of pictures
     classes = sorted(set(given))
     gestures = Gestures(
         folder.name,
@@ -314,6 +324,7 @@ def load_recordings(
         rate_hz,
         canonical,
         notes=notes,
+        lacks=lacks,
     ).check()
     if lost:
         notes.append(f"in {len(lost)} recordings the hand was lost: {lost[0]}")
@@ -364,9 +375,11 @@ def _labels(path: Path) -> list[tuple[str, str, str]]:
     return rows
 
 
-def _recording(path: Path, rate_hz: float, lost: list[str]) -> tuple[NDArray, Side]:
-    """Its frames, (T, ...) at ``rate_hz`` where it tells times, and the hand that they were of;
-    left ones are mirrored. lost: what is not taken is told there."""
+def _recording(
+    path: Path, rate_hz: float, lost: list[str]
+) -> tuple[NDArray, Side, tuple[Lack, ...]]:
+    """Its frames, (T, ...) at ``rate_hz`` where it tells times, the hand that they were of, and
+    what that lacks; left ones are mirrored. lost: what is not taken is told there."""
     if path.suffix not in RECORDINGS:
         raise DatasetError(f"{path}: not one of {', '.join(RECORDINGS)}")
     if not path.is_file():
@@ -374,11 +387,11 @@ def _recording(path: Path, rate_hz: float, lost: list[str]) -> tuple[NDArray, Si
     if path.suffix == ".mcap":
         return _mcap(path, rate_hz, lost)
     if path.suffix == ".csv":
-        return _csv(path), "unknown"
+        return _csv(path), "unknown", ()
     loaded = load_array(path)
     if loaded.dtype.kind not in "fiu":
         raise DatasetError(f"{path}: holds {loaded.dtype}, not numbers")
-    return np.asarray(loaded), "unknown"
+    return np.asarray(loaded), "unknown", ()
 
 
 def _csv(path: Path) -> NDArray:
@@ -389,16 +402,16 @@ def _csv(path: Path) -> NDArray:
     return read_table(path, columns, separator, strict=True).values
 
 
-def _mcap(path: Path, rate_hz: float, told: list[str]) -> tuple[Float32, Side]:
+def _mcap(path: Path, rate_hz: float, told: list[str]) -> tuple[Float32, Side, tuple[Lack, ...]]:
     """The hand seen in most frames, as a right hand: its longest stretch without a gap at which
     the stream, too, would lose it."""
-    hands: dict[tuple[str, Side], list[tuple[int, Float32]]] = {}
+    hands: dict[tuple[str, Side], list[tuple[int, Hand]]] = {}
     try:
         for frame in Reader(path).frames():
             for hand in {h.side: h for h in reversed(frame.hands)}.values():
                 seen = hands.setdefault((frame.device, hand.side), [])
                 if not seen or frame.time_ns > seen[-1][0]:
-                    seen.append((frame.time_ns, hand.array()))
+                    seen.append((frame.time_ns, hand))
     except RecordingError as error:
         raise DatasetError(str(error)) from None
     if not hands:
@@ -409,9 +422,10 @@ def _mcap(path: Path, rate_hz: float, told: list[str]) -> tuple[Float32, Side]:
     a, b = max(pairwise([0, *lost.tolist(), len(seen)]), key=lambda span: span[1] - span[0])
     if b - a < len(seen):
         told.append(f"of {path.name} the longest stretch is taken, {b - a} of {len(seen)} frames")
-    joints = np.stack([j for _, j in seen[a:b]])
+    joints = np.stack([hand.array() for _, hand in seen[a:b]])
     right = mirrored(joints) if side == "left" else joints
-    return at_rate(right.reshape(len(right), -1), time_s[a:b], rate_hz), side
+    flat = at_rate(right.reshape(len(right), -1), time_s[a:b], rate_hz)
+    return flat, side, lacked(hand.lacks for _, hand in seen[a:b])
 
 
 def _canonical(recording: NDArray) -> Float32 | None:

@@ -14,6 +14,8 @@ import msgspec
 from ..skeleton import Lack, Side
 
 FORMAT: Final = 1
+#: What a model is given that has learnt from whole hands in space, and then cannot do without.
+NEEDS: Final[tuple[Lack, ...]] = ("depth", "fingers")
 
 
 class ClassOptions(msgspec.Struct, omit_defaults=True):
@@ -90,7 +92,7 @@ class Metadata(msgspec.Struct, omit_defaults=False, forbid_unknown_fields=False)
     scores: dict[str, Any] = {}
     version: str = "1"
     #: What the model cannot do without; a hand that lacks it is refused (``skeleton.Lack``).
-    needs: list[Lack] = msgspec.field(default_factory=lambda: ["depth", "fingers"])
+    needs: list[Lack] = msgspec.field(default_factory=lambda: [*NEEDS])
 
     def told(self, label: str, side: Side) -> str:
         """The gesture that the network's ``label`` is, for a hand of this side."""

@@ -26,6 +26,7 @@ from ..datasets.base import HandSequence
 from ..recognition.bundle import Bundle
 from ..recognition.options import ClassOptions, DecoderOptions, Metadata
 from ..recognition.unfold import unfolded
+from ..skeleton import lacked
 from .average import draw_towards
 from .draw import NO_SHARES, Shares
 from .learnt import Learnt
@@ -103,6 +104,7 @@ def adapt(
         m,
         name=recipe.name,
         decoder=widened(m.decoder, streams, m.labels),
+        needs=[one for one in m.needs if one not in lacked(q.lacks for q in sequences)],
         training={
             **(provenance or {}),
             "seed": recipe.seed,

@@ -22,7 +22,8 @@ from torch import nn
 
 from ..datasets.gestures import NO_STREAM, Gestures, in_order
 from ..recognition import bundle, devineau, flagship, flagship_stream
-from ..recognition.options import FORMAT, DecoderOptions, Metadata, mirror_pairs
+from ..recognition.options import FORMAT, NEEDS, DecoderOptions, Metadata, mirror_pairs
+from ..skeleton import lacked
 from ..whole import write_whole
 from .isolated_recipe import Net, Recipe, TrainingError, Units, build
 from .learnt import Learnt
@@ -76,6 +77,7 @@ def new_settings(
         "shortest_s": float(
             np.quantile((gestures.lengths[inside] - 1) / gestures.rate_hz, SHORTEST)
         ),
+        "lacks": list(lacked(gestures.take(inside).lacks)),
         "subjects": in_order(gestures.subjects[i] for i in inside),
         "held_out": list(held_out),
         "recipe": asdict(recipe),
@@ -251,6 +253,7 @@ def model_of(
         kind="streaming" if streaming else "windowed",
         labels=labels,
         mirror_labels=mirror_pairs(labels),
+        needs=[one for one in NEEDS if one not in settings.get("lacks", ())],
         rate_hz=settings["rate_hz"],
         size=1,
         hop=1,

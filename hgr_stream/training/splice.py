@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from ..datasets.base import DatasetError, HandSequence, Segment
 from ..datasets.gestures import Gestures, in_order
 from ..datasets.takes import Takes, fingerprints
-from ..skeleton import PARENTS, WRIST, Float32, with_palm
+from ..skeleton import PARENTS, WRIST, Float32, lacked, with_palm
 from . import augment
 from .augment import _waves
 from .streams import resample
@@ -129,6 +129,7 @@ def splice(
                 # A group of takes stands for a person, but is none.
                 people = named & {person}
                 sequence.takes = Takes(gestures.data, prints[np.array(takes)[some]], people)
+                sequence.lacks = lacked(gestures.take(np.array(takes)[some]).lacks)
                 out.append(sequence)
     return out
 

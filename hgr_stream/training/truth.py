@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from ..datasets.base import DatasetError, HandSequence, Segment
 from ..datasets.convert import Recording, open_recordings
 from ..datasets.tables import read_cells
-from ..messages import Truth
+from ..messages import Hand, Truth
 from ..segmentation import impossible
-from ..skeleton import Float32, Side
+from ..skeleton import Side, lacked
 
 #: Without the hand for longer, nothing is known of its way: a recording is cut in two there.
 MAX_GAP_NS: Final = 250_000_000
@@ -191,17 +191,16 @@ def sequences_of(
     impossible, and are left out; and of another hand that is seen during gestures, which may be
     its. every: they are not, as they are not from a benchmark's own files.
     """
-    hands: dict[tuple[str, Side], list[tuple[int, Float32]]] = {}
+    hands: dict[tuple[str, Side], list[tuple[int, Hand]]] = {}
     faults: Counter[str] = Counter()
     for frame in recording.frames:
         for hand in {h.side: h for h in reversed(frame.hands)}.values():
-            joints = hand.array()
-            if not every and (fault := impossible(joints)):
+            if not every and (fault := impossible(hand.array())):
                 faults[fault[1]] += 1
                 continue
             seen = hands.setdefault((frame.device, hand.side), [])
             if not seen or frame.time_ns > seen[-1][0]:
-                seen.append((frame.time_ns, joints))
+                seen.append((frame.time_ns, hand))
     if faults:
         first, *_ = faults
         tell(f"{recording.file}: {faults.total()} hands left out: {first}")
@@ -216,7 +215,7 @@ def sequences_of(
             f"{' and the '.join(others)} one is seen, too: are they all the {side} one's?"
         )
     time_ns = np.array([t for t, _ in seen], dtype=np.int64)
-    joints = np.stack([j for _, j in seen]).astype(np.float32)
+    joints = np.stack([hand.array() for _, hand in seen]).astype(np.float32)
     half = [] if every else _half_seen(truths, time_ns)
     index = np.setdiff1d(np.arange(len(time_ns)), np.concatenate([[], *half]).astype(np.int64))
     if half:
@@ -244,6 +243,7 @@ def sequences_of(
                 side,
                 recording.name,
                 segments,
+                lacks=lacked(seen[i][1].lacks for i in kept),
                 takes=recording.takes,
             )
         )
@@ -255,7 +255,7 @@ def sequences_of(
     return pieces
 
 
-def _during(truths: Sequence[Truth], seen: Sequence[tuple[int, Float32]]) -> bool:
+def _during(truths: Sequence[Truth], seen: Sequence[tuple[int, Hand]]) -> bool:
     """Whether a hand is seen in any gesture that is not said to be another's."""
     at = np.array([t for t, _ in seen])
     spans = [(t.onset_ns, t.offset_ns) for t in truths if t.hand not in ("left", "right")]
