@@ -688,6 +688,22 @@ def test_a_teacher_is_learnt_from(run: Outcome, gestures: Gestures, tmp_path: Pa
         train_isolated(gestures.of_coarse(), taught, tmp_path / "u", device="cpu")
 
 
+def test_the_reference_network_teaches_coarse_classes_too(
+    gestures: Gestures, tmp_path: Path
+) -> None:
+    """Of which it has no outputs: what it says of a coarse class is the sum of its own."""
+    recipe = scaled(MODERN, epochs=2, batch=24)
+    teacher = train_isolated(gestures, recipe, tmp_path / "t", held_out=["3"], device="cpu")
+    assert "accuracy/validation coarse" in teacher.figures
+    taught = scaled(QUICK, epochs=2, teachers=(str(teacher.folder),))
+    student = train_isolated(gestures, taught, tmp_path / "s", held_out=["3"], device="cpu")
+    assert student.epochs == 2
+    logits = torch.randn(5, 1, 3)
+    coarse, fine = (one.exp() for one in log_scores(teacher.net, logits))
+    assert fine == pytest.approx(logits[:, 0].softmax(1))
+    assert coarse == pytest.approx(torch.stack([fine[:, 0], fine[:, 1:].sum(1)], 1))
+
+
 def test_folds_and_seeds_are_taught_by_those_who_may(gestures: Gestures, tmp_path: Path) -> None:
     recipe = scaled(QUICK, epochs=2)
     teachers = list(train_folds(gestures, recipe, tmp_path / "t", 2, device="cpu"))

@@ -491,10 +491,7 @@ class _Loop:
             labels = self.batches.labels[torch.from_numpy(self.outside)]
             coarse, fine = log_scores(net, logits)
             extra["temperature"] = calibrated(fine, labels)
-            if self.gestures.coarse_of:
-                if not coarse.shape[1]:  # as the reference network's model file tells them
-                    summed = fine.new_zeros(len(fine), len(self.gestures.coarse_classes))
-                    coarse = summed.index_add(1, self.coarse_of, fine.exp()).clamp_min(1e-12).log()
+            if coarse.shape[1]:
                 extra["temperature_coarse"] = calibrated(coarse, self.coarse_of[labels])
         if isinstance(net, flagship.FlagshipNet):
             none = fit_none(net, self.batches, self.inside.numpy(), self.recipe.seed)

@@ -109,14 +109,20 @@ def units_of(gestures: Gestures) -> Units | None:
 class _Whole(nn.Module):
     """The reference network on packed gestures, which are resampled to its duration."""
 
-    coarse = 0
+    coarse = 0  # it has no outputs for the coarse classes of ``coarse_of``
     pooled = devineau.HIDDEN
 
     def __init__(
-        self, channels: int, classes: int, dropout: float, seed: int, units: Units | None
+        self,
+        channels: int,
+        classes: int,
+        coarse_of: tuple[int, ...],
+        dropout: float,
+        seed: int,
+        units: Units | None,
     ) -> None:
         super().__init__()
-        self.units = units
+        self.units, self.coarse_of = units, coarse_of
         self.net = devineau.Devineau(
             devineau.DURATION, channels, classes, dropout=dropout, seed=seed
         )
@@ -142,14 +148,20 @@ def build(
     """An untrained network of the recipe's kind and seed."""
     torch.manual_seed(recipe.seed)
     if recipe.model == "devineau":
-        return _Whole(channels, classes, recipe.dropout, recipe.seed, units)
+        return _Whole(channels, classes, coarse_of, recipe.dropout, recipe.seed, units)
     return flagship.FlagshipNet(
         classes, coarse_of, recipe.width, recipe.branches, recipe.dilations, dropout=recipe.dropout
     )
 
 
 def log_scores(net: Net, logits: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits -> log-probabilities of the coarse classes (B, K) and of all (B, C)."""
+    """Logits -> log-probabilities of the coarse classes (B, K), K may be 0, and of all (B, C)."""
     if isinstance(net, flagship.FlagshipNet):
         return net.agree(logits)
-    return logits[:, 0, :0], logits[:, 0].log_softmax(1)
+    fine = logits[:, 0].log_softmax(1)
+    if not net.coarse_of:
+        return fine[:, :0], fine
+    # As the reference network's model file tells them.
+    coarse_of = torch.tensor(net.coarse_of, device=fine.device)
+    summed = fine.new_zeros(len(fine), max(net.coarse_of) + 1)
+    return summed.index_add(1, coarse_of, fine.exp()).clamp_min(1e-12).log(), fine
