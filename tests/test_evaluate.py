@@ -138,6 +138,25 @@ def test_folds_are_pooled(data: Path, tmp_path: Path) -> None:
     assert told["accuracy"] == pytest.approx(np.mean(list(told["by_seed"].values())))
 
 
+def test_seeds_are_judged_together(data: Path, tmp_path: Path) -> None:
+    """On any split: all of them have learnt from the same people. Folds have not."""
+    recipe, gestures = scaled(QUICK, epochs=1), load_recordings(data)
+    known = gestures.take([i for i, s in enumerate(gestures.subjects) if s != "3"])
+    list(train_folds(known, recipe, tmp_path / "s", seeds=[0, 1], device="cpu"))
+    list(train_folds(known, recipe, tmp_path / "f", 2, device="cpu"))
+    split = tmp_path / "split.csv"
+    split.write_text("3,test\n")
+    options = ["--dataset", "recordings", "--root", str(data), "--split", str(split), "--json"]
+    done = CliRunner().invoke(evaluate_command, [str(tmp_path / "s"), *options])
+    assert done.exit_code == 0, done.output
+    told = json.loads(done.stdout)
+    assert (set(told["by_seed"]), told["gestures"]) == ({"0", "1"}, 2 * 18)
+    assert told["accuracy"] == pytest.approx(np.mean(list(told["by_seed"].values())))
+    done = CliRunner().invoke(evaluate_command, [str(tmp_path / "f"), *options])
+    assert done.exit_code == 2
+    assert "holds 2 folds; evaluate it on held-out" in done.output
+
+
 def test_a_streaming_model_gets_gestures_at_its_own_rate(tmp_path: Path) -> None:
     model = Model(save_palm_model(tmp_path / "palm.pt"))
     swipe = np.stack([f.hands[0].array() for f in swipe_frames(1)])[101:141].reshape(40, -1)

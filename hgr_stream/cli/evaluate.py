@@ -26,6 +26,7 @@ Examples:
   hgr evaluate --root ~/SHREC2017 --split test                     the shipped shrec17-14
   hgr evaluate runs/s17 --root ~/SHREC2017 --split held-out        a run, on whom it held out
   hgr evaluate runs/folds --root ~/SHREC2017 --split held-out      all folds, pooled
+  hgr evaluate runs/seeds --root ~/SHREC2017 --split test          the mean of all seeds
   hgr evaluate mine.pt --dataset recordings --root new_takes --json
   hgr evaluate mine.pt --root ~/SHREC2017 --split my_split.csv --out report/
 \b
@@ -132,7 +133,8 @@ def _gestures(
 
 
 def _report(chosen: str, gestures: Gestures, whole: Gestures, split: str, coarse: bool) -> Report:
-    """Of a model file, of a run, or of the folds in a folder, each on those it held out."""
+    """Of a model file, of a run, of the folds in a folder, each on those it held out, or of the
+    seeds in it."""
     from rich.console import Console
     from rich.progress import Progress
 
@@ -146,8 +148,6 @@ def _report(chosen: str, gestures: Gestures, whole: Gestures, split: str, coarse
         raise click.UsageError("--coarse wants a run's folder; a model file has its classes")
     if split == "held-out" and not runs:
         raise click.UsageError("--split held-out wants a run's folder, which tells who was")
-    if len(runs) > 1 and split != "held-out":
-        raise click.UsageError(f"{chosen} holds {len(runs)} folds; evaluate it on held-out")
     models: list[tuple[ev.Model, list[str] | None]] = []
     seeds: list[int] = []
     told: list[dict[str, Any]] = []
@@ -156,6 +156,8 @@ def _report(chosen: str, gestures: Gestures, whole: Gestures, split: str, coarse
         seeds.append(settings["recipe"]["seed"])
         told.append(settings)
         models.append((model, settings["held_out"] if split == "held-out" else None))
+    if _are_folds(told) and split != "held-out":
+        raise click.UsageError(f"{chosen} holds {len(runs)} folds; evaluate it on held-out")
     if not runs:
         models.append((ev.Model(chosen), None))
     parts: list[tuple[Gestures, Any]] = []
@@ -191,12 +193,17 @@ def _not_held_out(told: list[dict[str, Any]]) -> list[str]:
     held: dict[int, set[str]] = {}
     for one in told:
         held.setdefault(one["recipe"]["seed"], set()).update(one["held_out"])
-    folds = len({tuple(one["held_out"]) for one in told}) > 1
     return [
         f"seed {seed}: {len(left)} of {len(everyone)} people are held out by no run there"
         for seed, people in sorted(held.items())
-        if folds and (left := everyone - people)
+        if _are_folds(told) and (left := everyone - people)
     ]
+
+
+def _are_folds(told: list[dict[str, Any]]) -> bool:
+    """Whether runs, by their settings, held out one group after the other; seeds of one training
+    did not, and are all judged on the same people, whoever these are."""
+    return len({tuple(one["held_out"]) for one in told}) > 1
 
 
 def _chosen_on(training: dict[str, Any], gestures: Gestures) -> list[str]:
