@@ -1019,6 +1019,9 @@ def test_refuses_what_cannot_be_learnt(gestures: Gestures, tmp_path: Path) -> No
     alone = replace(gestures, labels=0 * gestures.labels, classes=["wave"], coarse_of=())
     with pytest.raises(DatasetError, match="all gestures are 'wave'; two labels"):
         train_isolated(alone, QUICK, tmp_path / "r", device="cpu")
+    idle = replace(gestures, classes=["None", "swipe", "wave"])
+    with pytest.raises(DatasetError, match="'None' is what a model tells of no gesture"):
+        train_isolated(idle, QUICK, tmp_path / "r", device="cpu")
     waves = (gestures.labels == 2) == (np.array(gestures.subjects) == "3")
     late = gestures.take(np.flatnonzero(waves | (gestures.labels == 1)))
     with pytest.raises(DatasetError, match=r"'wave' .* trained on when 1, 3 are held out"):

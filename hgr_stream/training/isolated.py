@@ -186,12 +186,19 @@ def parts(
     gestures: Gestures, held_out: Sequence[str]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Positions to train on and positions held out; raises DatasetError unless there are two
-    classes or more, each of which somebody who is trained on performs, and no take on both sides.
+    classes or more, each of which somebody who is trained on performs, none that no model file can
+    have, and no take on both sides.
     """
     if len(gestures.classes) < 2:
         raise DatasetError(
             f"{gestures.data}: all gestures are {gestures.classes[0]!r}; two labels or more are "
             "wanted, to be told apart"
+        )
+    nothing = next((c for c in gestures.classes if c.lower() == "none"), None)
+    if gestures.canonical and nothing is not None:
+        raise DatasetError(
+            f"{gestures.data}: {nothing!r} is what a model tells of no gesture: leave these takes "
+            "out (where nobody gestures is learnt by hgr train --online)"
         )
     inside, outside = divide(gestures.subjects, held_out)
     seen = set(gestures.labels[inside].tolist())
