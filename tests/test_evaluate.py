@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -83,6 +85,26 @@ def test_command_on_whom_a_run_held_out(run: Path, data: Path, tmp_path: Path) -
     written = json.loads((tmp_path / "report" / "report.json").read_text())
     assert written["gestures"] == 18
     assert written["split"] == "held-out"
+
+
+@pytest.mark.parametrize(
+    ("out", "fault"),
+    [
+        ("file/report", "cannot be written: Not a directory"),
+        ("new", r"report.json is written; its picture needs matplotlib[.a-z]*: pip install"),
+    ],
+)
+def test_a_report_that_cannot_be_written_is_shown(
+    run: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, out: str, fault: str
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    (tmp_path / "file").touch()
+    options = ["--dataset", "recordings", "--root", str(data), "--split", "held-out"]
+    told = [str(run), *options, "--out", str(tmp_path / out), "--json"]
+    done = CliRunner().invoke(evaluate_command, told)
+    assert done.exit_code == 1
+    assert json.loads(done.stdout)["gestures"] == 18
+    assert re.search(fault, done.stderr), done.stderr
 
 
 def test_command_refuses_whom_the_model_has_seen(run: Path, data: Path) -> None:

@@ -72,28 +72,42 @@ def evaluate(
     try:
         from ..datasets.base import DatasetError
         from ..recognition.bundle import ModelError
-        from ..training.evaluate import OverlapError, draw_confusion
+        from ..training.evaluate import OverlapError
         from ..training.isolated_recipe import TrainingError
     except ImportError as error:
         raise needs("evaluating", error) from None
     try:
         gestures, whole = _gestures(dataset, root, labels, split, _rate_hz(chosen))
         found = _report(chosen, gestures, whole, split, coarse)
-        told = {"model": chosen, "split": split}
-        if out is not None:
-            out.mkdir(parents=True, exist_ok=True)
-            (out / "report.json").write_text(json.dumps(told | found.to_dict(), indent=1))
-            draw_confusion(found, out / "confusion.png")
     except OverlapError as error:
         raise click.ClickException(f"{chosen}: refused: {error}") from None
     except (DatasetError, ModelError, TrainingError, OSError) as error:
         raise click.ClickException(str(error)) from None
+    except ImportError as error:  # scipy, of a model whose gestures are stretched by splines
+        raise needs("evaluating", error) from None
+    told = {"model": chosen, "split": split} | found.to_dict()
     if as_json:
-        click.echo(json.dumps(told | found.to_dict()))
-        return
-    _show(chosen, found)
-    if out is not None:
-        click.echo(f"wrote {out / 'report.json'} and {out / 'confusion.png'}", err=True)
+        click.echo(json.dumps(told))
+    else:
+        _show(chosen, found)
+    if out is not None:  # last: what cannot be written costs no evaluation
+        _write(told, found, out)
+
+
+def _write(told: dict[str, Any], found: Report, out: Path) -> None:
+    """The report and its picture into a folder; raises click.ClickException."""
+    from ..training.evaluate import draw_confusion
+
+    report, picture = out / "report.json", out / "confusion.png"
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        report.write_text(json.dumps(told, indent=1))
+        draw_confusion(found, picture)
+    except OSError as error:
+        raise click.ClickException(f"{out}: cannot be written: {error.strerror or error}") from None
+    except ImportError as error:
+        raise needs(f"{report} is written; its picture", error) from None
+    click.echo(f"wrote {report} and {picture}", err=True)
 
 
 def _rate_hz(chosen: str) -> float:
