@@ -151,12 +151,13 @@ def test_own_recordings(gestures: Gestures, tmp_path: Path, kind: str) -> None:
 
 @pytest.mark.parametrize("names", ["words", "numbers", "rows numbered, too"])
 def test_a_csv_may_name_its_columns(tmp_path: Path, names: str) -> None:
-    """Numbered columns are no frame."""
+    """Numbered columns are no frame, numbered rows no joint."""
     joints = np.arange(34.0) + np.arange(5)[:, None] * 0.01
     head = [f"x{i}" if names == "words" else str(i) for i in range(34)]
+    written = joints
     if names == "rows numbered, too":  # as pandas does, unless it is told index=False
-        head, joints = ["", *head], np.c_[np.arange(5), joints]
-    np.savetxt(tmp_path / "a.csv", joints, delimiter=",", header=",".join(head), comments="")
+        head, written = ["", *head], np.c_[np.arange(5), joints]
+    np.savetxt(tmp_path / "a.csv", written, delimiter=",", header=",".join(head), comments="")
     (tmp_path / "labels.csv").write_text("a.csv,push\n")
     assert load_recordings(tmp_path).sequences[0] == pytest.approx(joints)
 

@@ -398,8 +398,10 @@ def _csv(path: Path) -> NDArray:
     lines = read_text(path).splitlines()
     first = next((line for line in lines if line.strip()), "")
     separator = next((s for s in (",", ";") if s in first), None)
-    columns = len(first.strip().rstrip(separator).split(separator))
-    return read_table(path, columns, separator, strict=True).values
+    fields = first.strip().rstrip(separator).split(separator)
+    values = read_table(path, len(fields), separator, strict=True).values
+    # pandas numbers the rows, under no name, unless it is told index=False.
+    return values if not fields or fields[0].strip(' "') else values[:, 1:]
 
 
 def _mcap(path: Path, rate_hz: float, told: list[str]) -> tuple[Float32, Side, tuple[Lack, ...]]:

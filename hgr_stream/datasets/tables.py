@@ -125,7 +125,7 @@ def _numbers(fields: list[str]) -> list[float]:
 def _names(fields: list[str]) -> bool:
     """Whether a first line names its columns: by words, or as pandas does, 0, 1, 2 and so on, with
     nothing above its rows' numbers."""
-    own = fields[1:] if not fields[0].strip() else fields
+    own = fields if fields[0].strip(' "') else fields[1:]
     counted = len(own) > 3 and own == [str(k) for k in range(len(own))]
     return counted or not any(_numbers([value]) for value in fields)
 
