@@ -602,6 +602,19 @@ def test_the_file_scores_as_in_training(
         assert torch.allclose(given, expected[i : i + 1], atol=1e-4)
 
 
+def test_a_file_of_coarse_classes_tells_their_accuracy(run: Outcome, tmp_path: Path) -> None:
+    """It told that of the finer ones, which are harder."""
+    folder = tmp_path / "r"
+    shutil.copytree(run.folder, folder)
+    told = json.loads((folder / "scores.json").read_text())
+    told["best"] |= {"accuracy/validation": 0.5, "accuracy/validation coarse": 0.75}
+    (folder / "scores.json").write_text(json.dumps(told))
+    for coarse, wanted in ((False, 0.5), (True, 0.75)):
+        metadata = export_run(folder, tmp_path / "mine.pt", coarse=coarse)
+        assert metadata.scores["accuracy/validation"] == wanted
+    assert metadata.scores.keys() == {"accuracy/validation"}
+
+
 @pytest.mark.parametrize("kind", ["mcap", "npy"])
 def test_a_model_does_without_what_its_recordings_lacked(
     gestures: Gestures, tmp_path: Path, kind: str

@@ -279,7 +279,7 @@ def model_of(
             "export": command,
             "versions": settings["versions"],
         },
-        scores={**_own_scores(found["best"]), **(scores or {})},
+        scores={**_own_scores(found["best"], coarse), **(scores or {})},
     )
     if isinstance(net, flagship.FlagshipNet):
         none = nn.Linear(net.pooled, 1)
@@ -302,8 +302,13 @@ def _in_windows(metadata: Metadata, shortest_s: float | None) -> None:
     metadata.decoder = DecoderOptions(early_on=False, min_duration_s=0.0)
 
 
-def _own_scores(best: dict[str, float]) -> dict[str, float]:
-    return {k: round(v, 4) for k, v in best.items() if "validation" in k}
+def _own_scores(best: dict[str, float], coarse: bool) -> dict[str, float]:
+    """Figures of the held-out; where the model gives the coarse classes, the one that is theirs."""
+    own = {k: round(v, 4) for k, v in best.items() if "validation" in k}
+    if not coarse:
+        return own
+    theirs = own.get("accuracy/validation coarse")  # older runs of the reference network have none
+    return {} if theirs is None else {"accuracy/validation": theirs}
 
 
 class Teacher(NamedTuple):
