@@ -235,6 +235,9 @@ def test_export_errors(run: Path, tmp_path: Path) -> None:
     for k in (1, 2):
         shutil.copytree(run, folds / f"fold-{k}")
     a_list.write_text("[1, 2]")
+    coarse, judged = tmp_path / "coarse.json", takes(repeats=1).of_coarse()
+    found = ev.report(judged, np.eye(2)[judged.labels][:, None])
+    coarse.write_text(json.dumps({"model": "m", "split": "all"} | found.to_dict()))
     other, begun = shutil.copytree(run, tmp_path / "o"), shutil.copytree(run, tmp_path / "b")
     torch.save({"norm_b.weight": torch.zeros(3)}, other / "best.pt")
     (begun / "scores.json").unlink()
@@ -248,6 +251,7 @@ def test_export_errors(run: Path, tmp_path: Path) -> None:
         ([str(folds), "-o", str(tmp_path / "x.pt")], "holds 2 runs; name one of them, "),
         ([str(run), "-o", str(tmp_path / "x.pt"), "--scores", str(run / "run.json")], "not a rep"),
         ([str(run), "-o", str(tmp_path / "x.pt"), "--scores", str(a_list)], "a.json: not a report"),
+        ([str(run), "-o", str(tmp_path / "x.pt"), "--scores", str(coarse)], "2 classes that are"),
     ):
         done = CliRunner().invoke(export_command, arguments)
         assert done.exit_code == 1, done.output

@@ -335,15 +335,16 @@ def export(
 
     try:
         from ..training.isolated_recipe import TrainingError
-        from ..training.runs import export_run
+        from ..training.runs import export_run, read_run, runs_in
     except ImportError as error:
         raise needs("exporting", error) from None
     if not output.parent.is_dir():
         raise click.ClickException(f"{output.parent}: no such folder; make it first")
     try:
+        classes = read_run(runs_in(run)[0])["coarse_classes" if coarse else "classes"]
         metadata = export_run(
             run, output, name=name, coarse=coarse, temperature=temperature or 0.0, int8=int8,
-            scores=_evaluated(scores) if scores else None,
+            scores=_evaluated(scores, classes) if scores else None,
             command=shlex.join(["hgr", *sys.argv[1:]]),
         )  # fmt: skip
     except (TrainingError, ModelError, OSError) as error:
@@ -354,8 +355,8 @@ def export(
     click.echo(f"wrote {output} ({output.stat().st_size / 1e6:.2f} MB)", err=True)
 
 
-def _evaluated(path: Path) -> dict[str, Any]:
-    """What a model file tells of a report.json; raises click.ClickException."""
+def _evaluated(path: Path, classes: list[str]) -> dict[str, Any]:
+    """What a model file of these classes tells of a report.json; raises click.ClickException."""
     keys = (
         "model",
         "split",
@@ -369,7 +370,12 @@ def _evaluated(path: Path) -> dict[str, Any]:
     try:
         report = json.loads(path.read_text())
         found = {k: report[k] for k in keys}
-        by_seed = report.get("by_seed")
+        by_seed, judged = report.get("by_seed"), set(report["labels"])
     except (ValueError, LookupError, TypeError, AttributeError):
         raise click.ClickException(f"{path}: not a report of hgr evaluate") from None
+    if classes and judged != set(classes):
+        raise click.ClickException(
+            f"{path}: tells of {len(judged)} classes that are not the {len(classes)} of the file; "
+            "hgr evaluate and hgr export want --coarse both or neither"
+        )
     return {"evaluated": found | ({"by_seed": by_seed} if by_seed else {})}
