@@ -39,7 +39,7 @@ from .base import DatasetError
 from .shrec17 import LABELS_14, LABELS_28, RATE_HZ, Shrec17Sequence, load_shrec17_sequences
 from .shrec21 import load_shrec21
 from .shrec22 import load_shrec22
-from .tables import read_cells, read_table, read_text
+from .tables import read_cells, read_table, read_text, rows_numbered
 
 RECORDINGS: Final = (".mcap", ".npy", ".npz", ".csv")
 RECORDINGS_HZ: Final = 30.0  # of those that tell no times, if nothing else is said
@@ -400,8 +400,7 @@ def _csv(path: Path) -> NDArray:
     separator = next((s for s in (",", ";") if s in first), None)
     fields = first.strip().rstrip(separator).split(separator)
     values = read_table(path, len(fields), separator, strict=True).values
-    # pandas numbers the rows, under no name, unless it is told index=False.
-    return values if not fields or fields[0].strip(' "') else values[:, 1:]
+    return values[:, 1:] if rows_numbered(fields) else values
 
 
 def _mcap(path: Path, rate_hz: float, told: list[str]) -> tuple[Float32, Side, tuple[Lack, ...]]:

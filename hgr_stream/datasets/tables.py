@@ -122,10 +122,16 @@ def _numbers(fields: list[str]) -> list[float]:
         return []
 
 
+def rows_numbered(fields: list[str]) -> bool:
+    """Whether a first line has nothing above its first column: the rows' numbers, as pandas writes
+    them unless it is told index=False."""
+    return bool(fields) and not fields[0].strip(' "')
+
+
 def _names(fields: list[str]) -> bool:
     """Whether a first line names its columns: by words, or as pandas does, 0, 1, 2 and so on, with
     nothing above its rows' numbers."""
-    own = fields if fields[0].strip(' "') else fields[1:]
+    own = fields[1:] if rows_numbered(fields) else fields
     counted = len(own) > 3 and own == [str(k) for k in range(len(own))]
     return counted or not any(_numbers([value]) for value in fields)
 

@@ -6,7 +6,7 @@ All times are in seconds: the same settings hold at any rate.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Final, Literal
 
 import msgspec
@@ -16,6 +16,11 @@ from ..skeleton import Lack, Side
 FORMAT: Final = 1
 #: What a model is given that has learnt from whole hands in space, and then cannot do without.
 NEEDS: Final[tuple[Lack, ...]] = ("depth", "fingers")
+
+
+def needs_left(lacks: Collection[Lack], needs: Iterable[Lack] = NEEDS) -> list[Lack]:
+    """What is needed yet by a model that has learnt from hands with these ``lacks``."""
+    return [one for one in needs if one not in lacks]
 
 
 class ClassOptions(msgspec.Struct, omit_defaults=True):

@@ -24,7 +24,7 @@ from torch import nn
 
 from ..datasets.base import HandSequence
 from ..recognition.bundle import Bundle
-from ..recognition.options import ClassOptions, DecoderOptions, Metadata
+from ..recognition.options import ClassOptions, DecoderOptions, Metadata, needs_left
 from ..recognition.unfold import unfolded
 from ..skeleton import lacked
 from .average import draw_towards
@@ -104,7 +104,7 @@ def adapt(
         m,
         name=recipe.name,
         decoder=widened(m.decoder, streams, m.labels),
-        needs=[one for one in m.needs if one not in lacked(q.lacks for q in sequences)],
+        needs=needs_left(lacked(q.lacks for q in sequences), m.needs),
         training={
             **(provenance or {}),
             "seed": recipe.seed,

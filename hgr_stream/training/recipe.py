@@ -20,7 +20,7 @@ import numpy as np
 
 from ..datasets.base import HandSequence
 from ..recognition import bundle, causal, segments
-from ..recognition.options import FORMAT, NEEDS, DecoderOptions, Metadata, mirror_pairs
+from ..recognition.options import FORMAT, DecoderOptions, Metadata, mirror_pairs, needs_left
 from ..skeleton import lacked
 from .draw import NO_SHARES, ChunkRule, Shares
 from .learnt import Learnt
@@ -192,7 +192,7 @@ def train_online(
         size=1,
         hop=1,
         mirror_labels=mirror_pairs(labels),
-        needs=[one for one in NEEDS if one not in lacked(q.lacks for q in own)],
+        needs=needs_left(lacked(q.lacks for q in own)),
         temperature=temperature,
         verify_temperature=verify_temperature,
         refine_margin_s=segments.SegmentDater.MARGIN_S,

@@ -22,7 +22,7 @@ from torch import nn
 
 from ..datasets.gestures import NO_STREAM, Gestures, in_order
 from ..recognition import bundle, devineau, flagship, flagship_stream
-from ..recognition.options import FORMAT, NEEDS, DecoderOptions, Metadata, mirror_pairs
+from ..recognition.options import FORMAT, DecoderOptions, Metadata, mirror_pairs, needs_left
 from ..skeleton import lacked
 from ..whole import write_whole
 from .isolated_recipe import Net, Recipe, TrainingError, Units, build
@@ -253,7 +253,7 @@ def model_of(
         kind="streaming" if streaming else "windowed",
         labels=labels,
         mirror_labels=mirror_pairs(labels),
-        needs=[one for one in NEEDS if one not in settings.get("lacks", ())],
+        needs=needs_left(settings.get("lacks", ())),
         rate_hz=settings["rate_hz"],
         size=1,
         hop=1,
