@@ -318,15 +318,17 @@ def main(model: str, seconds: float, rounds: int, profile_s: int, as_json: bool)
         frames = synthetic_frames(60.0, pause_s=0.5)
         floor: dict[str, list[float]] = {"shipped": [], "talkative": []}
         subject: dict[str, Stamps] = {"shipped": Stamps(), "talkative": Stamps()}
+        models = {"shipped": model, "talkative": often}
+        flows = {name: traffic(use, frames) for name, use in models.items()}
         for k in range(rounds):
-            for name, use in (("shipped", model), ("talkative", often)):
-                sizes, shares = traffic(use, frames)
+            for name, use in models.items():
                 progress(f"round {k + 1} of {rounds}: floor of the {name} model")
-                floor[name] += relayed(sizes, shares, seconds)
+                floor[name] += relayed(*flows[name], seconds)
                 progress(f"round {k + 1} of {rounds}: {name} model")
                 with Daemon("latency", device, use) as daemon:
                     listen(daemon, seconds, subject[name])
         progress("other floors")
+        sizes, shares = flows["talkative"]
         every = relayed(sizes, [1.0, 1.0, 1.0], 8.0)
         short = relayed(sizes, shares[:2], 8.0)
         progress("the stages' work, here, at the true pace")
