@@ -203,6 +203,8 @@ def _report(chosen: str, gestures: Gestures, whole: Gestures, split: str, coarse
 
 def _not_held_out(told: list[dict[str, Any]]) -> list[str]:
     """Whom the folds of a seed miss, by runs' settings: what was stopped, or run in part."""
+    if not _are_folds(told):
+        return []
     everyone = {s for one in told for s in (*one["subjects"], *one["held_out"])}
     held: dict[int, set[str]] = {}
     for one in told:
@@ -210,7 +212,7 @@ def _not_held_out(told: list[dict[str, Any]]) -> list[str]:
     return [
         f"seed {seed}: {len(left)} of {len(everyone)} people are held out by no run there"
         for seed, people in sorted(held.items())
-        if _are_folds(told) and (left := everyone - people)
+        if (left := everyone - people)
     ]
 
 

@@ -40,8 +40,8 @@ class WorkerShell(Shell):
         asked: Recognition | None = None,
         segmentation: Segmentation | None = None,
     ) -> None:
-        self._beaten_ns = self._awake_ns = 0  # the last beat, and the first after a standstill
         super().__init__("worker", run_dir)
+        self._beaten_ns = self._awake_ns = 0  # the last beat, and the first after a standstill
         self.send_status("starting", f"loading model {model}")
         self.threads = threads
         try:
