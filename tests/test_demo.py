@@ -33,6 +33,15 @@ def test_without_torch_it_ends_with_one_line_and_the_cure(short_path: Path) -> N
     ]
 
 
+def test_a_stage_s_fall_is_told_once_by_what_becomes_of_it(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    lines, score = demo.Lines(), demo.Score()
+    for state in ("starting", "up", "down", "restarting", "up", "stopped"):
+        lines.take(Status("worker", "b", state, 0, 0, message="it fell"), score)
+    assert capsys.readouterr().out == "worker: restarting it fell\n"
+
+
 @pytest.fixture
 def sleeper() -> Iterator[subprocess.Popen[bytes]]:
     """A daemon that lives and does nothing."""

@@ -321,12 +321,16 @@ class Silent:
 class Lines(Silent):
     """For a log: a line when something is performed or told."""
 
+    #: A stage that says "down" is followed by its supervisor's verdict, with the same reason:
+    #: that it is started again, or given up.
+    UNTOLD = frozenset(("up", "starting", "stopped", "down"))
+
     def take(self, message: object, score: Score) -> None:
         if isinstance(message, Truth):
             click.echo(f"performed   {message.label}")
         elif isinstance(message, Event) and message.kind == "confirmed":
             click.echo(f"recognised  {message.label:10} {message.confidence:4.0%}")
-        elif isinstance(message, Status) and message.state not in ("up", "starting", "stopped"):
+        elif isinstance(message, Status) and message.state not in self.UNTOLD:
             click.echo(f"{message.stage}: {message.state} {message.message}")
 
 
