@@ -122,6 +122,7 @@ class Supervisor(_Table):
     backoff_max_s: Positive = 30.0
     max_restarts: Annotated[int, Meta(ge=0)] = 10  #: within window_s; then it gives up, and says so
     window_s: Positive = 300.0
+    retry_s: Positive = 600.0  #: one that was given up for its falls is tried once more, each time
 
 
 class Record(_Table):

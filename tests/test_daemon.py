@@ -498,6 +498,23 @@ def test_who_asks_a_worker_that_was_given_up_is_told_at_once(tmp_path: Path, mod
         running.stop()
 
 
+def test_a_worker_that_was_given_up_comes_back_when_it_can(tmp_path: Path, model: Path) -> None:
+    config = CONFIG.format(model=model)
+    config = config.replace("backoff_s", "max_restarts = 0\nretry_s = 1\nbackoff_s")
+    running = Daemon(tmp_path, config)
+    try:
+        fallen = running.pid("worker")
+        os.kill(fallen, signal.SIGKILL)
+        wait_until(lambda: "gave it up" in running.text(), 10, "the giving up")
+        assert "killed by signal 9; tried once more every 1 s" in running.text()
+        wait_until(lambda: running.status()["worker"].state == "up", 20, "the new worker")
+        assert running.pid("worker") != fallen
+        assert running.status()["worker"].counts["restarts"] == 1
+        works(running, "again")
+    finally:
+        running.stop()
+
+
 # -- starting and ending ----------------------------------------------------------------------
 
 

@@ -63,7 +63,31 @@ def test_too_many_falls_within_the_window_are_given_up() -> None:
     keeper.exited(6, 1)
     assert keeper.state == "gave-up"
     assert "5 times" in keeper.reason
-    assert keeper.due(1000) is None
+    assert keeper.due(605.9) is None
+
+
+def test_one_that_was_given_up_for_its_falls_is_tried_once_more_now_and_then() -> None:
+    keeper = Keeper(OPTIONS)
+    now_s = 0.0
+    for _ in range(5):
+        keeper.started(now_s)
+        keeper.exited(now_s, 1)
+    for times in range(3):
+        now_s += 600
+        assert keeper.due(now_s - 0.1) is None
+        assert keeper.due(now_s) == "start"
+        keeper.started(now_s)
+        assert (keeper.state, keeper.restarts) == ("starting", 5 + times)
+        keeper.reason = ""
+        keeper.beat(now_s + 1, ready=True)
+        now_s += 99  # within the window: no better than it was
+        keeper.exited(now_s, 1)
+        assert keeper.state == "gave-up"
+        assert keeper.reason == "exit code 1; tried once more every 600 s"
+    now_s = keeper.start_at_s
+    keeper.started(now_s)
+    keeper.exited(now_s + 100, 1)  # it lasted: as any other again
+    assert keeper.state == "waiting"
 
 
 def test_falls_are_forgotten_after_the_window() -> None:
@@ -97,6 +121,7 @@ def test_fatal_and_wanted_ends() -> None:
     keeper.started(0)
     keeper.exited(1, EXIT_FATAL)
     assert keeper.state == "gave-up"
+    assert keeper.due(1e9) is None
     source = Keeper(OPTIONS, may_end=True)
     source.started(0)
     source.exited(1, 0)

@@ -2,11 +2,14 @@
 
 A process is up while its heartbeats come; "up" says that its loop turns, and its gauges say how
 old its data is. It is started again after an exit or a silence, later each time (back-off), and
-given up when it has needed more than ``max_restarts`` within ``window_s``.
+given up when it has needed more than ``max_restarts`` within ``window_s``. What made it fall may
+pass (a machine without memory), so that every ``retry_s`` it is tried once more; one that ended
+saying that nobody can start it as things are (``EXIT_FATAL``) is not.
 """
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import dataclass, field
 from typing import Final, Literal
@@ -56,10 +59,11 @@ class Keeper:
     start_at_s: float = 0.0
     _heard_s: float = 0.0
     _falls_s: deque[float] = field(default_factory=deque)
+    _tried_s: float = -math.inf  #: when it was last started after it had been given up
 
     def due(self, now_s: float) -> Action | None:
         """What is to be done now; "kill" again after as long, if it has no effect."""
-        if self.state == "waiting" and now_s >= self.start_at_s:
+        if self.state in ("waiting", "gave-up") and now_s >= self.start_at_s:
             return "start"
         if self.state == "starting" and now_s - self._heard_s > self.options.start_timeout_s:
             self.reason = f"not ready after {self.options.start_timeout_s:g} s"
@@ -71,6 +75,9 @@ class Keeper:
         return "kill"
 
     def started(self, now_s: float) -> None:
+        if self.state == "gave-up":
+            self._tried_s = now_s
+            self.restarts += 1
         self.state, self._heard_s = "starting", now_s
 
     def beat(self, now_s: float, *, ready: bool) -> None:
@@ -91,10 +98,11 @@ class Keeper:
             self._falls_s.popleft()
         falls = len(self._falls_s)
         if code == EXIT_FATAL:
-            self.state = "gave-up"
-        elif falls > self.options.max_restarts:
-            self.state = "gave-up"
-            self.reason += f"; {falls} times within {self.options.window_s:g} s"
+            self.state, self.start_at_s = "gave-up", math.inf
+        elif falls > self.options.max_restarts or now_s - self._tried_s < self.options.window_s:
+            self.state, self.start_at_s = "gave-up", now_s + self.options.retry_s
+            times = f"; {falls} times within {self.options.window_s:g} s" if falls > 1 else ""
+            self.reason += f"{times}; tried once more every {self.options.retry_s:g} s"
         else:
             self.state = "waiting"
             self.restarts += 1
