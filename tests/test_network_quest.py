@@ -188,6 +188,28 @@ def test_over_tcp_in_any_pieces_with_a_headset_that_comes_back(hands, caplog) ->
         assert samples[0].index == 99
 
 
+def test_over_tcp_who_says_nothing_displaces_nobody(hands) -> None:
+    driver = QuestDriver(QuestOptions(transport="tcp", port=free_port()))
+    with contextlib.closing(driver):
+        driver.open()
+        address = ("127.0.0.1", driver.port)
+        with socket.create_connection(address) as headset:
+            headset.sendall(packet(hands[0], frame=1))
+            assert [s.index for s in collect(driver, 1)] == [1]
+            with socket.create_connection(address):  # a port scanner that waits,
+                assert collect(driver, 1, 0.3) == []
+                socket.create_connection(address).close()  # and one that goes at once
+                assert collect(driver, 1, 0.3) == []
+                headset.sendall(packet(hands[1], frame=2))
+                assert [s.index for s in collect(driver, 1)] == [2]
+            assert driver.counts()["connections"] == 1
+            with socket.create_connection(address) as again:  # the headset, come back
+                again.sendall(packet(hands[2], frame=3))
+                assert [s.index for s in collect(driver, 1)] == [3]
+            assert driver.counts()["connections"] == 2
+            assert driver.counts()["silent_connections"] == 2
+
+
 def test_a_busy_port_and_silence_are_explained() -> None:
     port = free_port()
     with socket.create_server(("127.0.0.1", port)), pytest.raises(DeviceError, match=str(port)):

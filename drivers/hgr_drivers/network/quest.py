@@ -206,7 +206,11 @@ def _heading_deg(quaternion: Float) -> float | None:
 
 
 class TcpLines:
-    """A listening socket with one sender at a time, giving whole lines: the shape of UdpSocket."""
+    """A listening socket with one sender at a time, giving whole lines: the shape of UdpSocket.
+
+    The app that connects anew is the one that lives, its old connection may be half dead; but it is
+    the app only once it has sent something: who looks whether the port is open displaces nobody.
+    """
 
     kind = "TCP"
 
@@ -215,6 +219,7 @@ class TcpLines:
         self.counts: Counter[str] = Counter()
         self._client: socket.socket | None = None
         self._sender = ""
+        self._newcomer: tuple[socket.socket, str] | None = None  # connected, silent so far
         self._rest = b""
         self._waiting: deque[bytes] = deque()
         try:
@@ -231,8 +236,11 @@ class TcpLines:
         """The next line and its sender, or None when none came in time."""
         if self._waiting:
             return self._waiting.popleft(), self._sender
-        watched = [self._listener, *([self._client] if self._client else [])]
+        newcomer = self._newcomer[0] if self._newcomer else None
+        watched = [s for s in (self._listener, self._client, newcomer) if s is not None]
         ready = select.select(watched, [], [], timeout_s)[0]
+        if newcomer in ready:
+            self._welcome()
         if self._listener in ready:
             self._accept()
         if self._client is not None and self._client in ready:
@@ -248,12 +256,35 @@ class TcpLines:
             self.counts["foreign_sender"] += 1
             client.close()
             return
-        # The app that connects anew is the one that lives: its old connection may be half dead.
-        self._drop()
         client.setblocking(False)
-        self._client, self._sender = client, str(address[0])
+        self._turn_away()
+        self._newcomer = client, str(address[0])
+        if self._client is None:
+            self._welcome()
+
+    def _welcome(self) -> None:
+        """The newcomer takes the place of who is connected, if it has something to say."""
+        assert self._newcomer is not None
+        client, sender = self._newcomer
+        if self._client is not None:
+            try:
+                silent = not client.recv(1, socket.MSG_PEEK)
+            except OSError:
+                silent = True
+            if silent:  # it has gone again
+                self._turn_away()
+                return
+        self._drop()
+        self._newcomer = None
+        self._client, self._sender = client, sender
         self.counts["connections"] += 1
         log.info("port %d: %s is connected", self.port, self._sender)
+
+    def _turn_away(self) -> None:
+        if self._newcomer is not None:
+            self._newcomer[0].close()
+            self._newcomer = None
+            self.counts["silent_connections"] += 1
 
     def _fill(self, client: socket.socket) -> None:
         try:
@@ -280,6 +311,7 @@ class TcpLines:
 
     def close(self) -> None:
         self._drop()
+        self._turn_away()
         self._listener.close()
 
 
