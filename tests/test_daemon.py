@@ -176,9 +176,9 @@ def test_listen_gives_a_line_an_event_and_ends_as_asked(daemon: Daemon) -> None:
         [*HGR, "listen", "--json", "--count", "2", "--timeout", "20"],
         env=daemon.env, stdout=subprocess.PIPE, text=True,
     ) as listener:  # fmt: skip
-        time.sleep(1.0)
-        works(daemon, "listened", 2)
-        out, _ = listener.communicate(timeout=20)
+        while listener.poll() is None:  # it is there when it is there
+            works(daemon, "listened", 2)
+        out = listener.communicate()[0]
     lines = [json.loads(line) for line in out.splitlines()]
     assert listener.returncode == 0
     assert [(e["kind"], e["label"]) for e in lines] == [("confirmed", "RIGHT")] * 2
