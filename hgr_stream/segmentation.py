@@ -8,7 +8,9 @@
    on the same side and close by, is the same hand. An id that several hands of one frame had tells
    nothing: those are followed so too. A hand keeps its side though single frames call it the
    other one, also where ids go by sides. Each followed hand has a slot ("right", "left",
-   "right.2", ...), and each unbroken stretch of it is a track.
+   "right.2", ...), and each unbroken stretch of it is a track. What is seen in single frames only,
+   as trackers see hands in a face or a curtain, is no hand: the windows of a track are held until
+   it was in eight frames running or in half of some more, and again while it is in few.
 3. *Resampling*: ticks at ``origin + k * step``, common to all hands of a device so that a worker
    can batch them; joints interpolated linearly between the two samples around the tick. Causal: a
    tick is given when the first sample at or after it has come. Any input rate, jitter and gaps up
@@ -52,6 +54,12 @@ CHIRALITY_TICKS: Final = 50
 SAME_PLACE_M: Final = 0.1
 #: How many frames of the other side, beyond those of its own, it takes to change a track's side.
 MAX_SIDE_VOTES: Final = 50
+#: A hand's share of the frames that might have shown it is a running mean over so many of them.
+SEEN_FRAMES: Final = 12
+#: From this share on a hand is believed, and until its share is below that one: what shows up in
+#: one frame of ten at random is not, what is lost in every second frame is.
+BELIEVED_SHARE: Final = 0.5
+DOUBTED_SHARE: Final = 0.2
 #: Publishers of one device that still speak though another was started were started just before.
 MAX_RETIRED: Final = 64
 
@@ -89,6 +97,13 @@ class _Track:
     chirality_sum: float = 0.0
     lacks: list[Lack] = field(default_factory=list)  # of the last accepted sample
     side_votes: int = 1  # frames that say its side, less those that say the other
+    beside: frozenset[str] = frozenset()  # slots in the last frame that it was in, its own too
+    seen: float = 0.0  # its share of the last frames
+    believed: bool = False
+    doubted_ns: int = 0  # since when it is not believed, and for how many frames
+    doubted: int = 0
+    held: list[Window] = field(default_factory=list)  # until it is believed
+    told_ns: int | None = None  # time of the last window that went out
 
 
 @dataclass(slots=True)
@@ -151,13 +166,25 @@ class Segmenter:
         for old in list(device.tracks.values()):
             if frame.time_ns - old.time_ns > self._max_gap_ns:
                 self._end(frame.device, device, old, "lost", out)
-        for slot, hand, joints in self._follow(frame, device, out):
+            elif old.doubted > SEEN_FRAMES and frame.time_ns - old.doubted_ns > self._max_gap_ns:
+                reason = "fleeting" if old.told_ns is None else "lost"
+                self._end(frame.device, device, old, reason, out)
+        followed = self._follow(frame, device, out)
+        slots = frozenset(slot for slot, _, _ in followed)
+        for slot, hand, joints in followed:
             track = device.tracks.get(slot)
             if track is None:
-                device.tracks[slot] = self._start(frame, device, slot, hand, joints, out)
+                track = device.tracks[slot] = self._start(frame, device, slot, hand, joints)
             else:
                 track.sensor_id, track.lacks = hand.id, hand.lacks
-                self._advance(frame, track, joints, out)
+                self._advance(frame, track, joints)
+            track.beside = slots
+            self._believe(frame, track, True)
+            self._release(frame, track, out)
+        for track in device.tracks.values():
+            # A frame that holds only hands that this one was not beside is another tracker's.
+            if track.slot not in slots and (not slots or not slots.isdisjoint(track.beside)):
+                self._believe(frame, track, False)
         device.followed_ns = frame.time_ns
         return out
 
@@ -338,6 +365,29 @@ class Segmenter:
                     self.counts["ids_changed"] += 1
         return found
 
+    # -- believing ------------------------------------------------------------------------------
+
+    def _believe(self, frame: Frame, track: _Track, seen: bool) -> None:
+        """Judge anew whether a track is a hand's, by a frame that showed it or did not."""
+        track.seen += (seen - track.seen) / SEEN_FRAMES
+        if track.seen >= BELIEVED_SHARE:
+            track.believed, track.doubted = True, 0
+        elif track.believed and track.seen < DOUBTED_SHARE:
+            track.believed, track.doubted_ns = False, frame.time_ns
+        if not track.believed:
+            track.doubted += 1
+
+    def _release(self, frame: Frame, track: _Track, out: list[Window]) -> None:
+        """Give a track's windows, if it is believed: those that were held come with this frame."""
+        if not track.believed or not track.held:
+            return
+        for window in track.held:
+            window.frame_seq, window.frame_time_ns = frame.seq, frame.time_ns
+            window.frame_sent_ns = frame.sent_ns
+        track.told_ns = track.held[-1].time_ns
+        out += track.held
+        track.held = []
+
     # -- resampling and windows -----------------------------------------------------------------
 
     def _start(
@@ -347,7 +397,6 @@ class Segmenter:
         slot: str,
         hand: Hand,
         joints: Float32,
-        out: list[Window],
     ) -> _Track:
         device.started += 1
         ticks_before = -((device.origin_ns - frame.time_ns) // self._step_ns)
@@ -361,24 +410,25 @@ class Segmenter:
             joints=joints,
             ring=np.zeros((self.spec.size, N_JOINTS, 3), dtype=np.float32),
             lacks=hand.lacks,
+            doubted_ns=frame.time_ns,
         )
         self.counts["tracks"] += 1
         if track.next_tick_ns == frame.time_ns:
-            self._tick(frame, track, joints, out)
+            self._tick(frame, track, joints)
         return track
 
-    def _advance(self, frame: Frame, track: _Track, joints: Float32, out: list[Window]) -> None:
+    def _advance(self, frame: Frame, track: _Track, joints: Float32) -> None:
         """Take the next sample of a track and give the ticks between it and the one before."""
         while track.next_tick_ns <= frame.time_ns:
             fraction = (track.next_tick_ns - track.time_ns) / (frame.time_ns - track.time_ns)
             if fraction >= 1.0:
-                self._tick(frame, track, joints, out)
+                self._tick(frame, track, joints)
             else:
                 between = track.joints + np.float32(fraction) * (joints - track.joints)
-                self._tick(frame, track, between, out)
+                self._tick(frame, track, between)
         track.time_ns, track.joints = frame.time_ns, joints
 
-    def _tick(self, frame: Frame, track: _Track, joints: Float32, out: list[Window]) -> None:
+    def _tick(self, frame: Frame, track: _Track, joints: Float32) -> None:
         size, hop = self.spec.size, self.spec.hop
         ring = track.ring
         if size > 1:
@@ -392,7 +442,7 @@ class Segmenter:
         if track.ticks <= CHIRALITY_TICKS and "depth" not in track.lacks:
             self._check_chirality(frame.device, track, joints)
         if track.filled == size and track.fresh >= hop:
-            out.append(
+            track.held.append(
                 Window(
                     device=frame.device,
                     hand=track.slot,
@@ -431,9 +481,13 @@ class Segmenter:
     def _end(
         self, name: str, device: _Device, track: _Track, reason: str, out: list[Window]
     ) -> None:
-        """Close a track. Its stamps depend on its own samples alone, not on who found it gone."""
+        """Close a track. Its stamps depend on its own samples alone, not on who found it gone. Of
+        one that was never believed, and of its windows, nobody has heard, and nobody will."""
         del device.tracks[track.slot]
         self.counts[f"tracks_ended_{reason}"] += 1
+        self.counts["windows_doubted"] += len(track.held)
+        if track.told_ns is None and not track.believed:
+            return
         known_ns = self._max_gap_ns if reason == "lost" else 0
         out.append(
             Window(
@@ -441,8 +495,8 @@ class Segmenter:
                 hand=track.slot,
                 side=track.side,
                 track=track.name,
-                seq=track.seq,
-                time_ns=track.last_tick_ns,
+                seq=track.held[0].seq if track.held else track.seq,
+                time_ns=track.last_tick_ns if track.told_ns is None else track.told_ns,
                 step_ns=self._step_ns,
                 new=0,
                 joints=b"",

@@ -79,6 +79,11 @@ def test_stamps_frames_and_hands() -> None:
     frames, _ = changed("glitch=0.05")
     far = np.abs(joints(frames)[:, WRIST] - joints(before)[:, WRIST]).max(-1) > 0.8
     assert 0.02 < far.mean() < 0.12
+    frames, _ = changed("phantom=0.1")
+    seen = [f.hands[1] for f in frames if len(f.hands) == 2]
+    assert len(seen) == pytest.approx(0.1 * len(frames), rel=0.2)
+    assert {(h.side, h.id == frames[0].hands[0].id) for h in seen} == {("left", False)}
+    assert np.array_equal(joints(frames), joints(before)), "the true hand is as it was"
     frames, _ = changed("noise=2")
     assert np.std(joints(frames) - joints(before)) == pytest.approx(0.002, rel=0.05)
     frames, _ = changed("size=1.15")
@@ -108,7 +113,8 @@ def test_a_left_hand_performs_the_mirror_image(palm: Bundle) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["rate=30", "rate=60", "jitter=0.3", "gaps=0.2", "glitch=0.02", "size=0.8"]
+    "text",
+    ["rate=30", "rate=60", "jitter=0.3", "gaps=0.2", "glitch=0.02", "phantom=0.1", "size=0.8"],
 )
 def test_the_pipeline_bears_it(palm: Bundle, text: str) -> None:
     _, reports = evaluate(palm, perturbed([swipes()], [parse(text)]), "any")

@@ -55,10 +55,12 @@ def test_any_rate_becomes_the_fixed_clock(rate_hz: float, jitter: float) -> None
 
 
 def test_a_tick_is_given_by_the_first_frame_at_or_after_it() -> None:
-    frames = [frame(i, t * MS, hand_joints()) for i, t in enumerate([0, 30, 39, 40, 70, 95])]
+    times = [0, 30, 39, 40, 70, 72, 75, 79, 95, 120]
+    frames = [frame(i, t * MS, hand_joints()) for i, t in enumerate(times)]
     segmenter = Segmenter(SPEC, SHORT_GAP)
     given = [[w.time_ns // MS for w in segmenter.push(f)] for f in frames]
-    assert given == [[0], [], [], [40], [], [80]]
+    # From the eighth frame on it is believed.
+    assert given == [[], [], [], [], [], [], [], [0, 40], [80], [120]]
 
 
 def test_windows_of_size_every_hop() -> None:
@@ -73,25 +75,27 @@ def test_windows_of_size_every_hop() -> None:
 
 
 def test_short_gap_is_bridged_and_a_long_one_ends_the_track() -> None:
-    times = [0, 40, 80, 280, 320]  # 200 ms without a frame
+    times = [*range(0, 281, 40), 480]  # 200 ms without a frame
     _, windows = run([frame(i, t * MS, hand_joints(0.001 * t)) for i, t in enumerate(times)])
-    assert [t // MS for t in ticks(windows)] == list(range(0, 321, 40))
+    assert [t // MS for t in ticks(windows)] == list(range(0, 481, 40))
     assert len({w.track for w in windows}) == 1
-    times = [0, 40, 80, 400, 440]  # 320 ms
+    times = [*range(0, 281, 40), *range(600, 881, 40)]  # 320 ms
     segmenter, windows = run([frame(i, t * MS, hand_joints()) for i, t in enumerate(times)])
     assert [(w.ended, w.time_ns // MS) for w in windows] == [
-        ("", 0), ("", 40), ("", 80), ("lost", 80), ("", 400), ("", 440),
-    ]  # fmt: skip
+        *(("", ms) for ms in range(0, 281, 40)),
+        ("lost", 280),
+        *(("", ms) for ms in range(600, 881, 40)),
+    ]
     assert len({w.track for w in windows}) == 2
     assert segmenter.counts["tracks_ended_lost"] == 1
 
 
 def test_lost_hand_is_told_once_while_frames_go_on() -> None:
-    frames = [frame(i, i * 40 * MS, hand_joints() if i < 5 else None) for i in range(20)]
+    frames = [frame(i, i * 40 * MS, hand_joints() if i < 8 else None) for i in range(20)]
     segmenter, windows = run(frames)
     ended = [w for w in windows if w.ended]
     assert [(w.ended, w.time_ns // MS, w.frame_time_ns // MS) for w in ended] == [
-        ("lost", 160, 410)
+        ("lost", 280, 530)
     ]
     assert segmenter.hands == 0
 
@@ -116,15 +120,19 @@ def test_who_comes_after_a_silence_is_followed_as_if_it_had_been_flushed(
 ) -> None:
     """Sensors send nothing while they see no hand: the next may have its id, or its side."""
     hand_id, side = then
-    frames = [frame(i, i * 40 * MS, hand_joints(), lossless=False) for i in range(5)]
-    later = frame(5, 2000 * MS, hand_joints(side=side), hand_id=hand_id, side=side, lossless=False)
+    frames = [frame(i, i * 40 * MS, hand_joints(), lossless=False) for i in range(8)]
+    joints = hand_joints(side=side)
+    later = [
+        frame(i, (1800 + i * 40) * MS, joints, hand_id=hand_id, side=side, lossless=False)
+        for i in range(8, 17)
+    ]
     told = []
     for flushed in (True, False):
         segmenter = Segmenter(SPEC, SHORT_GAP)
         for f in frames:
             segmenter.push(f)
         windows = segmenter.flush("test") if flushed else []
-        windows += segmenter.push(later)
+        windows += [w for f in later for w in segmenter.push(f)]
         told.append([(w.hand, w.side, w.track, w.ended, w.frame_time_ns) for w in windows])
     assert told[0] == told[1]
     assert told[0][1][:2] == (side, side)
@@ -244,8 +252,8 @@ def test_a_hand_whose_side_flickers_keeps_its_track_and_the_side_of_most_frames(
     assert ticks(right)[-1] == ticks(windows)[-1]
     lead_ms = 70 if first == 0 else 0  # called left at first, until most frames say otherwise
     assert ticks(right)[0] >= lead_ms * MS
-    assert [w.ended for w in windows if w.hand == "left" and w.ended] == ["side"] * (first == 0)
-    assert ticks([w for w in windows if w.hand == "left"]) == [0, STEP] * (first == 0)
+    assert right == windows  # too short a while to be told of
+    assert segmenter.counts["tracks_ended_side"] == (first == 0)
     assert segmenter.counts["hands_of_changing_side"] == len(wrong) + (1 if first == 0 else 0)
     assert "now left, now right" in segmenter.notices["hands_of_changing_side"]
 
@@ -261,11 +269,84 @@ def test_a_hand_that_is_called_the_other_one_for_good_becomes_it() -> None:
 
 def test_many_hands_have_their_own_slots() -> None:
     hands = [Hand(i, "right", joint_bytes(hand_joints(x=0.3 * i))) for i in range(5)]
-    _, windows = run([frame(i, i * 40 * MS, hands) for i in range(3)])
+    _, windows = run([frame(i, i * 40 * MS, hands) for i in range(9)])
     assert {w.hand for w in windows} == {"right", "right.2", "right.3", "right.4", "right.5"}
     for w in windows:
         k = int(w.hand.partition(".")[2] or 1) - 1
         assert w.array()[0, 0, 0] == pytest.approx(0.3 * k, abs=1e-6)
+
+
+# -- what is no hand, or only seldom seen -----------------------------------------------------
+
+
+def seen_in(shown: np.ndarray, period_ms: int, beside: bool) -> list[Frame]:
+    """A hand in those frames, (n,), true or false, at rest; beside it one that is in all of them,
+    half a metre away, or none."""
+    other = [Hand(3, "right", joint_bytes(hand_joints(x=-0.5)))] if beside else []
+    hand = [Hand(9, "left", joint_bytes(hand_joints(side="left")))]
+    return [
+        frame(i, i * period_ms * MS, [*other, *(hand if here else [])])
+        for i, here in enumerate(shown)
+    ]
+
+
+@pytest.mark.parametrize("beside", [True, False])
+@pytest.mark.parametrize("period_ms", [8, 16, 66])
+@pytest.mark.parametrize("share", [0.01, 0.03, 0.1])
+def test_what_shows_up_in_single_frames_is_no_hand(
+    share: float, period_ms: int, beside: bool
+) -> None:
+    shown = np.random.default_rng(1).random(3000) < share
+    segmenter, windows = run(seen_in(shown, period_ms, beside), max_gap_s=0.6)
+    told = [w for w in windows if w.hand == "left" and not w.ended]
+    assert len(told) < 0.02 * 3000 * period_ms / 40
+    assert segmenter.counts["tracks"] > 10
+    ended = segmenter.counts["tracks_ended_fleeting"] + segmenter.counts["tracks_ended_lost"]
+    assert ended >= segmenter.counts["tracks"] - 1 - beside
+    if beside:  # which misses nothing
+        right = [w.time_ns for w in windows if w.hand == "right"]
+        assert right == list(range(0, (2999 * period_ms // 40) * 40 * MS + 1, 40 * MS))
+
+
+@pytest.mark.parametrize("period_ms", [4, 16, 66, 200])
+@pytest.mark.parametrize("share", [0.5, 0.7, 1.0])
+def test_a_hand_that_is_lost_in_many_single_frames_is_one(share: float, period_ms: int) -> None:
+    shown = np.random.default_rng(2).random(1000) < share
+    shown[:8] = shown[-8:] = True
+    segmenter, windows = run(seen_in(shown, period_ms, True), max_gap_s=5)
+    times = [w.time_ns for w in windows if w.hand == "left"]
+    assert times == list(range(0, 999 * period_ms * MS + 1, 40 * MS))
+    assert segmenter.counts["tracks"] == 2
+
+
+def test_windows_that_were_held_come_with_the_frame_that_showed_the_hand() -> None:
+    frames = [frame(i, i * 20 * MS, hand_joints(), sent_ns=i + 100) for i in range(10)]
+    segmenter = Segmenter(SPEC, SHORT_GAP)
+    given = [
+        [(w.time_ns // MS, w.frame_seq, w.frame_time_ns // MS, w.frame_sent_ns) for w in out]
+        for out in map(segmenter.push, frames)
+    ]
+    held = [(ms, 7, 140, 107) for ms in (0, 40, 80, 120)]
+    assert given == [*[[]] * 7, held, [(160, 8, 160, 108)], []]
+
+
+def test_a_hand_in_doubt_ends_with_the_last_window_that_was_told() -> None:
+    """Lost for 22 frames, seen in one, and then never again: of that one nobody hears."""
+    shown = np.zeros(80, dtype=bool)
+    shown[:20] = shown[42] = True
+    segmenter, windows = run(seen_in(shown, 10, False), max_gap_s=0.25)
+    assert [(w.ended, w.time_ns // MS) for w in windows[-2:]] == [("", 160), ("lost", 160)]
+    assert [w.seq for w in windows] == [0, 1, 2, 3, 4, 5]
+    assert segmenter.counts["windows_doubted"] == 6
+
+
+def test_trackers_that_take_turns_are_all_believed() -> None:
+    """Gloves under one name: each frame holds one hand, one in eight of them this one."""
+    hands = [Hand(i, "right", joint_bytes(hand_joints(x=0.7 * i))) for i in range(8)]
+    _, windows = run([frame(i, i * 2 * MS, [hands[i % 8]]) for i in range(400)])
+    told = {slot: sum(w.hand == slot for w in windows) for slot in {w.hand for w in windows}}
+    assert len(told) == 8
+    assert set(told.values()) <= {19, 20}
 
 
 @pytest.mark.parametrize(
@@ -326,16 +407,16 @@ def test_a_hand_that_stays_where_it_jumped_starts_anew() -> None:
 
 
 def test_time_that_stands_still_or_runs_back_a_little_is_refused() -> None:
-    times = [0, 40, 40, 30, 80, 120]
+    times = [0, 40, 40, 30, *range(80, 281, 40)]
     segmenter, windows = run([frame(i, t * MS, hand_joints()) for i, t in enumerate(times)])
     assert segmenter.counts["time_backwards"] == 2
-    assert [t // MS for t in ticks(windows)] == [0, 40, 80, 120]
+    assert [t // MS for t in ticks(windows)] == list(range(0, 281, 40))
 
 
 def test_time_that_jumps_an_hour_forward_or_back_starts_anew() -> None:
     hour = 3600 * 1000
     for jump, reason in ((hour, "lost"), (-hour, "clock")):
-        times = [hour + 40 * i + (jump if i >= 5 else 0) for i in range(10)]
+        times = [hour + 40 * i + (jump if i >= 8 else 0) for i in range(16)]
         segmenter, windows = run([frame(i, t * MS, hand_joints()) for i, t in enumerate(times)])
         assert [w.ended for w in windows if w.ended] == [reason]
         assert [t // MS for t in ticks(windows)] == times
@@ -352,11 +433,13 @@ def test_duplicates_and_losses_are_counted() -> None:
 
 def test_a_publisher_that_starts_again_and_one_that_will_not_go() -> None:
     segmenter = Segmenter(SPEC, SHORT_GAP)
-    for i in range(5):
+    for i in range(8):
         segmenter.push(frame(i, i * 40 * MS, hand_joints(), boot_id="a"))
-    ended = segmenter.push(frame(0, 200 * MS, hand_joints(), boot_id="b"))
-    assert [w.ended for w in ended] == ["restart", ""]
-    assert segmenter.push(frame(5, 240 * MS, hand_joints(), boot_id="a")) == []
+    [ended] = segmenter.push(frame(0, 320 * MS, hand_joints(), boot_id="b"))
+    assert ended.ended == "restart"
+    later = [frame(i, (320 + i * 40) * MS, hand_joints(), boot_id="b") for i in range(1, 8)]
+    assert [w.ended for f in later for w in segmenter.push(f)] == [""] * 8
+    assert segmenter.push(frame(8, 640 * MS, hand_joints(), boot_id="a")) == []
     assert segmenter.counts["conflicting"] == 1
     assert "two publishers" in segmenter.notices["conflicting"]
 
@@ -374,11 +457,16 @@ def test_publishers_without_end_are_not_all_remembered() -> None:
 def test_stale_live_frames_are_refused_and_replayed_ones_never() -> None:
     late_ns = 2_000_000_000
     live = Segmenter(SPEC, SHORT_GAP)
-    assert live.push(frame(0, 0, hand_joints(), lossless=False), late_ns) == []
-    assert live.counts["stale"] == 1
-    assert live.push(frame(1, 40 * MS, hand_joints(), lossless=False, sent_ns=late_ns), late_ns)
+    for i in range(4):
+        assert live.push(frame(i, i, hand_joints(), lossless=False), late_ns) == []
+    assert live.counts["stale"] == 4
+    assert live.hands == 0
+    live.push(frame(4, 40 * MS, hand_joints(), lossless=False, sent_ns=late_ns), late_ns)
+    assert live.hands == 1
     assert live.counts["lost"] == 0
-    assert Segmenter(SPEC, SHORT_GAP).push(frame(0, 0, hand_joints()), late_ns)
+    replayed = Segmenter(SPEC, SHORT_GAP)
+    replayed.push(frame(0, 0, hand_joints()), late_ns)
+    assert replayed.hands == 1
 
 
 def test_a_mirrored_device_is_told() -> None:
@@ -391,15 +479,16 @@ def test_a_mirrored_device_is_told() -> None:
 
 def test_more_hands_than_allowed() -> None:
     hands = [Hand(i, "right", joint_bytes(hand_joints(x=0.3 * i))) for i in range(5)]
-    segmenter, windows = run([frame(0, 0, hands)], max_hands=3)
-    assert len(windows) == 3
-    assert segmenter.counts["hands_too_many"] == 2
+    segmenter, windows = run([frame(i, i * 40 * MS, hands) for i in range(8)], max_hands=3)
+    assert len(windows) == 3 * 8
+    assert segmenter.counts["hands_too_many"] == 2 * 8
 
 
 def test_the_last_message_ends_every_track() -> None:
     segmenter = Segmenter(SPEC, SHORT_GAP)
-    segmenter.push(frame(0, 0, hand_joints()))
-    last = frame(1, 0, None)
+    for i in range(8):
+        segmenter.push(frame(i, i * 40 * MS, hand_joints()))
+    last = frame(8, 320 * MS, None)
     last.end = True
     assert [w.ended for w in segmenter.push(last)] == ["end"]
     assert segmenter.finish() == []

@@ -110,7 +110,8 @@ def test_a_worker_that_stood_still_does_not_take_its_hands_for_silent(
 ) -> None:
     segmenter = Segmenter(WindowSpec(25.0, 1, 1))
     with worker_with(run_dir, 1, 0.6) as worker:
-        give(worker, segmenter.push(frame(0, 0, hand_joints(), lossless=False)))
+        for i in range(8):  # from which on a hand is believed
+            give(worker, segmenter.push(frame(i, i * 40 * MS, hand_joints(), lossless=False)))
         began_ns = time.monotonic_ns()
         held = []
         for at_s in (0, 1, 6, 6, 7, 8, 9):  # at 6 what waits is not read yet, at 9 it was
@@ -127,7 +128,7 @@ def test_a_segmenter_that_waits_for_the_worker_is_not_silent(
     monkeypatch.setattr("hgr_stream.stream.bus.QUEUE", 1)
     with watched_segmenter(run_dir) as (segmenter, supervisor):
         threading.Timer(0.2, segmenter.stop).start()
-        for i in range(3):  # nobody takes the windows
+        for i in range(9):  # nobody takes the windows, which come from the eighth on
             segmenter._frame(encode(frame(i, i * 40 * MS, hand_joints())))
         assert supervisor.socket.poll(2000)
         assert decode(Status, supervisor.drain()[0]).counts["sent"] == 1

@@ -121,8 +121,8 @@ Examples:
   hgr evaluate --online --root session.mcap --truth truth.csv --perturb rate=15 --perturb left
 \b
 Isolated gestures (shrec17, recordings) are judged spliced into streams.
-Perturbations: rate=HZ jitter=SHARE gaps=S glitch=SHARE lost=S left turned=DEG raised=DEG
-size=FACTOR noise=MM; see hgr_stream/training/perturb.py.
+Perturbations: rate=HZ jitter=SHARE gaps=S glitch=SHARE phantom=SHARE lost=S left turned=DEG
+raised=DEG size=FACTOR noise=MM; see hgr_stream/training/perturb.py.
 """,
 )
 @click.option("--online", is_flag=True, help="Continuous recordings; without it: whole gestures.")

@@ -10,6 +10,7 @@ rate       frames a second                    interpolated onto another clock
 jitter     share of the frame's period        stamps shaken by as much (deviation)
 gaps       seconds                            as long without any frame, every 2 s or so
 glitch     share of the frames                hands are metres away for one or two frames
+phantom    share of the frames                a second hand that is none, at one place
 lost       seconds                            no hand for as long in mid-gesture
 left       -                                  mirrored: a left hand
 turned     degrees about the vertical         another seat
@@ -32,7 +33,7 @@ from ..datasets.base import DatasetError
 from ..datasets.convert import Recording
 from ..messages import Frame, Hand, Truth, joint_bytes
 from ..recognition.options import mirror_pairs
-from ..skeleton import Float32, mirrored
+from ..skeleton import WRIST, Float32, mirrored
 from .truth import MAX_GAP_NS
 
 Rng = np.random.Generator
@@ -165,6 +166,30 @@ def _glitch(
     return out, truths
 
 
+def _phantom(
+    frames: list[Frame], truths: list[Truth], share: float, rng: Rng
+) -> tuple[list[Frame], list[Truth]]:
+    """Half a metre from where the hand first is; in a posture of its own each time."""
+    hands = [h for f in frames for h in f.hands]
+    if not hands:
+        return frames, truths
+    other = {"right": "left", "left": "right"}
+    free_id = 1 + max(h.id for h in hands)
+    place = hands[0].array()[WRIST] + np.array([0.5, 0.0, 0.0], dtype=np.float32)
+
+    def phantom() -> Hand:
+        hand = hands[int(rng.integers(len(hands)))]
+        shape = mirrored(hand.array() - hand.array()[WRIST])
+        shaken = place + rng.normal(0, 0.02, 3).astype(np.float32)
+        side = other.get(hand.side, hand.side)
+        return msgspec.structs.replace(_hand(hand, shape + shaken), id=free_id, side=side)
+
+    return [
+        _frame(f, f.index, f.time_ns, [*f.hands, phantom()] if rng.random() < share else f.hands)
+        for f in frames
+    ], truths
+
+
 def _lost(
     frames: list[Frame], truths: list[Truth], seconds: float, rng: Rng
 ) -> tuple[list[Frame], list[Truth]]:
@@ -254,6 +279,7 @@ CHANGES: Final[dict[str, Change]] = {
     "jitter": _jitter,
     "gaps": _gaps,
     "glitch": _glitch,
+    "phantom": _phantom,
     "lost": _lost,
     "left": _left,
     "turned": _turn(1),
@@ -266,6 +292,7 @@ LIMITS: Final = {
     "jitter": (0, 1),
     "gaps": (0, 10),
     "glitch": (0, 0.5),
+    "phantom": (0, 1),
     "lost": (0, 10),
     "left": (0, 0),
     "turned": (-180, 180),

@@ -28,8 +28,8 @@ DATA = REPOSITORY.parent / "shared" / "data"
 PERTURBATIONS = (
     *(f"rate={hz}" for hz in (15, 30, 60, 120, 240)),
     "jitter=0.15", "jitter=0.4", "gaps=0.1", "gaps=0.2", "glitch=0.01", "glitch=0.05",
-    "lost=0.1", "lost=0.2", "lost=0.4", "left", "turned=20", "turned=-20", "raised=15",
-    "raised=-15", "size=0.85", "size=1.15", "noise=2",
+    "phantom=0.03", "phantom=0.1", "lost=0.1", "lost=0.2", "lost=0.4", "left", "turned=20",
+    "turned=-20", "raised=15", "raised=-15", "size=0.85", "size=1.15", "noise=2",
 )  # fmt: skip
 #: model -> the data set of another sensor, and where it lies beside the repository.
 PAIRS = {"leap": "shrec22", "hololens": "shrec21"}
