@@ -33,10 +33,13 @@ from tests.daemon_process import wait_until
 
 @contextlib.contextmanager
 def supervising(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *processes: Process
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    *processes: Process,
+    silence_s: float = 0.2,
 ) -> Iterator[Supervisor]:
     monkeypatch.setattr(module, "processes", lambda *_: list(processes))
-    options = config.Supervisor(max_restarts=0, heartbeat_timeout_s=0.2)
+    options = config.Supervisor(max_restarts=0, heartbeat_timeout_s=silence_s)
     gateway = config.Gateway(port=free_port())
     supervisor = Supervisor(
         config.Config(run_dir=str(tmp_path / "run"), gateway=gateway, supervisor=options)
@@ -109,6 +112,36 @@ def test_a_process_that_cannot_be_started_now_does_not_end_the_daemon(
     with supervising(tmp_path, monkeypatch, nothing) as supervisor:
         keeper = supervisor.children["segmenter"].keeper
         assert (keeper.state, "No such file" in keeper.reason) == ("gave-up", True)
+
+
+STAGE = """
+import os, sys
+from pathlib import Path
+from hgr_stream.daemon.shell import Shell
+
+class Stage(Shell):
+    def turn(self, timeout_s):
+        self.message = os.environ.get("HGR_BOOT_ID", "not handed on")
+        self._stop.wait(min(timeout_s, 0.05))
+
+Stage("segmenter", Path(sys.argv[1])).run()
+"""
+
+
+def test_a_stage_is_known_though_its_python_is_started_by_another_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a virtual environment on Windows python.exe starts the real one, and waits for it."""
+    between = "import subprocess, sys; sys.exit(subprocess.call(sys.argv[1:]))"
+    python = sys.executable
+    argv = (python, "-c", between, python, "-c", STAGE, str(tmp_path / "run"))
+    with supervising(tmp_path, monkeypatch, Process("segmenter", argv), silence_s=5) as supervisor:
+        child = supervisor.children["segmenter"]
+        assert (child.keeper.state, child.keeper.restarts) == ("up", 0)
+        assert child.status is not None
+        assert child.popen is not None
+        assert child.status.pid != child.popen.pid
+        wait_until(lambda: child.status.message == "not handed on", 3, "another heartbeat")
 
 
 def test_a_replay_that_was_killed_is_told_as_over(

@@ -31,6 +31,12 @@ HEARTBEAT_S = 1.0
 #: So long after its supervisor let go of it a stage may still work off what it has.
 ORPHAN_S = 5.0
 LOG_FORMAT = "%(asctime)s %(name)s: %(message)s"
+#: By what its supervisor knows a stage again: the boot id that it gave it.
+BOOT_ID_VARIABLE = "HGR_BOOT_ID"
+
+
+def new_boot_id() -> str:
+    return uuid.uuid4().hex[:12]
 
 
 def set_up_logging(stage: str) -> logging.Logger:
@@ -65,7 +71,8 @@ class Shell(ABC):
         self.log = set_up_logging(stage)
         self.info: DaemonInfo = read_daemon_file(run_dir)
         self.context = zmq.Context()
-        self.boot_id = uuid.uuid4().hex[:12]
+        # Taken away: a program that this one starts is another.
+        self.boot_id = os.environ.pop(BOOT_ID_VARIABLE, "") or new_boot_id()
         self.counts: Counter[str] = Counter()
         self.gauges: dict[str, float] = {}
         self.labels: list[str] = []

@@ -14,7 +14,6 @@ import signal
 import subprocess
 import sys
 import time
-import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,7 +50,7 @@ from ..whole import leave_whole
 from .keeper import Keeper, Watch
 from .main import CONFIG_FILE
 from .processes import EXIT_FATAL, Process, processes
-from .shell import decode_request, ending_signals, error_line
+from .shell import BOOT_ID_VARIABLE, decode_request, ending_signals, error_line, new_boot_id
 
 DRIVER = "driver."  # so begin the stages of drivers, those beside us (a replay) too
 POLL_S = 0.1
@@ -71,6 +70,7 @@ class Child:
         self.process = process
         self.keeper = keeper
         self.popen: subprocess.Popen[bytes] | None = None
+        self.boot_id = ""  #: that it was started with, and says what it says by
         self.status: Status | None = None
 
 
@@ -101,7 +101,7 @@ class Supervisor:
         self._guests: dict[str, tuple[float, Status]] = {}  # drivers beside us: when heard, what
         self._told_deserted = False
         self._homeless = ""  # why the run directory, which is gone, cannot be made again
-        self.boot_id = uuid.uuid4().hex[:12]
+        self.boot_id = new_boot_id()
 
     def stop(self) -> None:
         """Ask it to end; safe from a signal handler or another thread."""
@@ -241,7 +241,8 @@ class Supervisor:
                 keeper.started(now_s)
                 try:
                     self._leave_files()  # /tmp may have been cleaned meanwhile
-                    child.popen = self._start(child.process)
+                    child.boot_id = new_boot_id()
+                    child.popen = self._start(child.process, child.boot_id)
                 except OSError as error:  # the machine is out of memory, files or disk: for now
                     keeper.reason = error_line(error)
                     self._fell(child, now_s, 1)
@@ -250,7 +251,7 @@ class Supervisor:
                 assert child.popen is not None
                 child.popen.kill()  # one that hangs in the system itself may be slow to go
 
-    def _start(self, process: Process) -> subprocess.Popen[bytes]:
+    def _start(self, process: Process, boot_id: str) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
             process.argv,
             stdin=subprocess.PIPE,
@@ -260,7 +261,12 @@ class Supervisor:
             **_OWN_GROUP,
             # One thread a process unless its config says otherwise: on a small machine, thread
             # pools that fight cost more than they bring.
-            env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+            env={
+                **os.environ,
+                "OMP_NUM_THREADS": "1",
+                "OPENBLAS_NUM_THREADS": "1",
+                BOOT_ID_VARIABLE: boot_id,
+            },
         )
 
     def _fell(self, child: Child, now_s: float, code: int) -> None:
@@ -289,7 +295,7 @@ class Supervisor:
         status = child.status
         if code != EXIT_FATAL or status is None or child.popen is None:
             return ""
-        ended = status.pid == child.popen.pid and status.state in ("down", "degraded", "stopped")
+        ended = status.boot_id == child.boot_id and status.state in ("down", "degraded", "stopped")
         return status.message if ended else ""
 
     def _forget(self, child: Child) -> None:
@@ -311,7 +317,8 @@ class Supervisor:
                 self.log.warning("refused a status: %s", error)
             return
         child = self.children.get(status.stage)
-        if child is not None and child.popen is not None and child.popen.pid == status.pid:
+        # Not by its process: in a virtual environment on Windows ours is one that starts it.
+        if child is not None and child.popen is not None and child.boot_id == status.boot_id:
             child.status = status
             child.keeper.beat(self._now_s, ready=status.state not in ("starting", "down"))
             status.counts["restarts"] = child.keeper.restarts
