@@ -8,6 +8,7 @@ since only the driver knows them.
 
 from __future__ import annotations
 
+import codecs
 import os
 import re
 import sys
@@ -24,6 +25,8 @@ DEFAULT_ENDPOINT: Final = f"tcp://127.0.0.1:{DEFAULT_PORT}"
 #: Addresses that only this machine reaches, as a regular expression.
 LOOPBACK: Final = r"127\.\d{1,3}\.\d{1,3}\.\d{1,3}"
 T = TypeVar("T")
+
+_UTF_16: Final = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 ENDPOINT_VARIABLE: Final = "HGR_ENDPOINT"
 RUN_DIR_VARIABLE: Final = "HGR_RUN_DIR"
@@ -155,7 +158,10 @@ def parse(text: str, source: str = "config") -> Config:
     try:
         data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{source}: not valid TOML: {error}") from None
+        place = re.search(r"line (\d+)", str(error))
+        line = text.split("\n")[int(place[1]) - 1] if place else ""
+        cure = "; a path with \\ stands in '...', or is written with /" if "\\" in line else ""
+        raise ConfigError(f"{source}: not valid TOML: {error}{cure}") from None
     return convert(data, Config, source)
 
 
@@ -209,7 +215,9 @@ def load(path: Path) -> Config:
     """Read and check a TOML file, or the shipped one of that name ("leap"); raises ConfigError."""
     found = path if path.is_file() else shipped().get(str(path), path)
     try:
-        text = found.read_text(encoding="utf-8")
+        data = found.read_bytes()
+        # Windows: its editors mark UTF-8, and "hgr config leap > my.toml" is UTF-16 in PowerShell.
+        text = data.decode("utf-16" if data[:2] in _UTF_16 else "utf-8-sig")
     except FileNotFoundError:
         known = path.stem in shipped()
         cure = (

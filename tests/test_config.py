@@ -51,6 +51,23 @@ def test_a_shipped_config_is_found_by_its_name(
     assert list(load(Path("camera")).devices) == ["mine"]  # a file of one's own comes first
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16-le", "utf-16-be"])
+def test_a_config_may_be_written_by_an_editor_or_a_shell_of_windows(
+    tmp_path: Path, encoding: str
+) -> None:
+    mark = "\ufeff" if encoding.startswith("utf-16") else ""
+    text = f"{mark}name = \"a\"\r\nrun_dir = 'C:\\Users\\J\u00f6rg'\r\n"
+    (tmp_path / "my.toml").write_bytes(text.encode(encoding))
+    assert load(tmp_path / "my.toml").run_dir == "C:\\Users\\J\u00f6rg"
+
+
+@pytest.mark.parametrize("path", [r"C:\Users\me", r"D:\models\mine.pt"])
+def test_a_path_with_backslashes_in_double_quotes_is_told_with_its_cure(path: str) -> None:
+    with pytest.raises(ConfigError, match=r"not valid TOML.*line 2.*; a path with \\ stands in '"):
+        parse(f'name = "a"\nrun_dir = "{path}"\n')
+    assert parse(f"name = \"a\"\nrun_dir = '{path}'\n").run_dir == path
+
+
 def test_an_installed_package_has_the_configs_inside(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
