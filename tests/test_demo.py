@@ -6,15 +6,18 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
+from click.testing import CliRunner
 
 from hgr_stream.cli import demo
 from hgr_stream.client import Stream
+from hgr_stream.config import load
 from hgr_stream.messages import Status
 from tests.daemon_process import HGR, wait_until, without_torch
 
@@ -31,6 +34,26 @@ def test_without_torch_it_ends_with_one_line_and_the_cure(short_path: Path) -> N
     assert done.stderr.splitlines() == [
         "Error: worker: leap.pt needs torch to run: pip install 'hgr-stream[inference]'"
     ]
+
+
+def test_its_config_is_utf_8_where_text_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On Windows, whose temporary directory bears the user's name."""
+
+    def written(path: Path, text: str, encoding: str = "cp1252") -> None:
+        path.write_bytes(text.encode(encoding))
+
+    def daemon(config: Path, _: Path) -> None:
+        assert load(config).run_dir.startswith((tmp_path / "J\u00f6rg").as_posix())
+        raise demo.DemoError("it was read", logged=False)
+
+    (tmp_path / "J\u00f6rg").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "J\u00f6rg"))
+    monkeypatch.setattr(Path, "write_text", written)
+    monkeypatch.setattr(demo, "daemon", daemon)
+    done = CliRunner().invoke(demo.demo, ["--json"])
+    assert done.output == "Error: it was read\n"
 
 
 def test_a_stage_s_fall_is_told_once_by_what_becomes_of_it(

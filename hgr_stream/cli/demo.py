@@ -223,7 +223,7 @@ def demo(
             model=path.as_posix(),
             port=port,
         )
-        (base / "demo.toml").write_text(text)
+        (base / "demo.toml").write_text(text, encoding="utf-8")
         log = base / "daemon.log"
         score = Score()
         # Subscribed before the daemon starts: nothing is missed.
