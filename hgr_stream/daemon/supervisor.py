@@ -46,7 +46,7 @@ from ..stream.bus import (
     write_daemon_file,
 )
 from ..stream.clock import monotonic_ns
-from ..whole import leave_whole
+from ..whole import leave_whole, remove
 from .keeper import Keeper, Watch
 from .main import CONFIG_FILE
 from .processes import EXIT_FATAL, Process, processes
@@ -159,7 +159,7 @@ class Supervisor:
             self.poller.register(socket, zmq.POLLIN)
         self._swap: Swap | None = None
         self._leave_files()
-        stack.callback((self.dir / DAEMON_FILE).unlink, missing_ok=True)
+        stack.callback(remove, self.dir / DAEMON_FILE)
         self.children = {
             process.stage: Child(process, Keeper(self.config.supervisor, process.may_end))
             for process in processes(self.config, self.dir)

@@ -29,7 +29,7 @@ import msgspec
 import zmq
 
 from ..config import RUN_DIR_VARIABLE, has_ipc
-from ..whole import leave_whole
+from ..whole import leave_whole, patiently
 
 #: The private sockets, by who binds them.
 SOCKETS: Final = {
@@ -140,7 +140,8 @@ def write_daemon_file(run_dir: Path, info: DaemonInfo) -> None:
 def read_daemon_file(run_dir: Path) -> DaemonInfo:
     """The daemon of this run directory; raises BusError with the cure when there is none."""
     try:
-        return msgspec.json.decode((run_dir / DAEMON_FILE).read_bytes(), type=DaemonInfo)
+        data = patiently((run_dir / DAEMON_FILE).read_bytes)
+        return msgspec.json.decode(data, type=DaemonInfo)
     except FileNotFoundError:
         raise BusError(
             f"no daemon runs in {run_dir}; start one with: hgr run "
