@@ -19,7 +19,9 @@ from hgr_drivers.base import DeviceError, EndOfStream
 from hgr_drivers.registry import configured
 from hgr_drivers.replay import ReplayDriver, ReplayOptions
 
-from hgr_stream.cli import cli
+from hgr_stream.cli import cli, recordings
+from hgr_stream.cli.demo import free_port
+from hgr_stream.client import Stream
 from hgr_stream.config import ConfigError
 from hgr_stream.messages import Frame, encode
 from hgr_stream.recording import Reader, Writer
@@ -176,6 +178,21 @@ def test_the_shipped_config_fits_the_driver() -> None:
 
 def run(*arguments: object) -> Result:
     return CliRunner().invoke(cli, [str(a) for a in arguments])
+
+
+@pytest.mark.parametrize("apart_s", [-1000, 1000])
+def test_a_recordings_duration_is_of_one_clock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, apart_s: int
+) -> None:
+    """On Windows frames are stamped by a finer clock than Python's monotonic one."""
+    monkeypatch.setattr(
+        recordings, "monotonic_ns", lambda: time.monotonic_ns() + apart_s * 1_000_000_000
+    )
+    endpoint = f"tcp://127.0.0.1:{free_port()}"
+    began_s = time.monotonic()
+    with Writer(tmp_path / "a.mcap") as writer, Stream([""], endpoint) as stream:
+        recordings._record(stream, writer, 0.3)
+    assert 0.3 <= time.monotonic() - began_s < 5
 
 
 def test_info_for_people_and_for_machines(tmp_path: Path) -> None:

@@ -131,7 +131,7 @@ def _record(stream: Stream, writer: Writer, duration_s: float | None) -> None:
         nonlocal asked
         asked = True
 
-    began_s = time.monotonic()
+    began_s = monotonic_ns() / 1e9  # as below: Python's own monotonic clock may be another
     wall_ns = wall_offset_ns()
     end_s = None if duration_s is None else began_s + duration_s
     before = {s: signal.signal(s, end) for s in ending_signals()}
