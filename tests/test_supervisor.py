@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from unittest.mock import Mock
 
 import pytest
@@ -225,6 +226,22 @@ def test_a_terminal_that_is_closed_ends_a_daemon_in_order_but_not_under_nohup() 
             handle_signals(supervisor)
             signal.raise_signal(signal.SIGHUP)
             assert supervisor.stop.call_count == stops
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="stands in for Windows' signal")
+def test_ctrl_break_ends_a_daemon_in_order_on_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    windows = SimpleNamespace(SIGINT=signal.SIGINT, SIGTERM=signal.SIGTERM, SIGBREAK=signal.SIGUSR1)
+    monkeypatch.setattr("hgr_stream.daemon.shell.signal", windows)
+    monkeypatch.setattr("hgr_stream.daemon.shell.sys", SimpleNamespace(platform="win32"))
+    before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
+    supervisor = Mock(spec=Supervisor)
+    try:
+        handle_signals(supervisor)
+        signal.raise_signal(signal.SIGUSR1)
+        assert supervisor.stop.call_count == 1
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -56,9 +56,12 @@ def wait_for_end_of_stdin() -> None:
 
 def ending_signals() -> list[signal.Signals]:
     """What a person ends a process by: Ctrl-C, SIGTERM and a terminal that is closed; that not
-    under nohup, which ignores it for us."""
+    under nohup, which ignores it for us. On Windows Ctrl-Break, all that a program can send to one
+    that it started in a group of its own."""
     ends = [signal.SIGINT, signal.SIGTERM]
-    if sys.platform != "win32" and signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:
+    if sys.platform == "win32":
+        ends.append(signal.SIGBREAK)
+    elif signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:
         ends.append(signal.SIGHUP)
     return ends
 
