@@ -7,9 +7,12 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 
+from hgr_stream.daemon import shell
 from hgr_stream.daemon.shell import Shell, decode_request
 from hgr_stream.stream.bus import DaemonInfo, private_sockets, write_daemon_file
 
@@ -71,3 +74,38 @@ def test_a_stage_that_hangs_does_not_outlive_its_supervisor(tmp_path: Path) -> N
             assert stage.wait(5) == 1
         finally:
             stage.kill()
+
+
+class Pipe:
+    """``_winapi`` and ``msvcrt``: a pipe as Windows shows it to who looks without reading."""
+
+    def __init__(self, *looks: int | type[OSError]) -> None:
+        self.looks = list(looks)
+
+    def get_osfhandle(self, number: int) -> int:
+        return number
+
+    def PeekNamedPipe(self, _: int) -> tuple[int, int]:  # noqa: N802 - its name there
+        look = self.looks.pop(0)
+        if isinstance(look, int):
+            return look, 0
+        raise look
+
+
+@pytest.mark.parametrize(
+    ("looks", "reads"),
+    [([0, 0, 3, 0, BrokenPipeError], 1), ([0, BrokenPipeError], 0), ([OSError, OSError], 2)],
+    ids=["pipe", "nothing ever", "no pipe"],
+)
+def test_standard_input_is_not_waited_for_in_a_read_on_windows(
+    monkeypatch: pytest.MonkeyPatch, looks: list, reads: int
+) -> None:
+    pipe, said = Pipe(*looks), [b"", b"abc"]
+    read = Mock(side_effect=lambda *_: said.pop())
+    monkeypatch.setitem(sys.modules, "_winapi", pipe)
+    monkeypatch.setitem(sys.modules, "msvcrt", pipe)
+    stdin = SimpleNamespace(fileno=lambda: 0)
+    monkeypatch.setattr(shell, "sys", SimpleNamespace(platform="win32", stdin=stdin))
+    monkeypatch.setattr(shell, "os", SimpleNamespace(read=read))
+    shell.wait_for_end_of_stdin()
+    assert (read.call_count, pipe.looks) == (reads, [])

@@ -30,6 +30,7 @@ from ..stream.clock import monotonic_ns
 HEARTBEAT_S = 1.0
 #: So long after its supervisor let go of it a stage may still work off what it has.
 ORPHAN_S = 5.0
+PEEK_S = 0.02
 LOG_FORMAT = "%(asctime)s %(name)s: %(message)s"
 #: By what its supervisor knows a stage again: the boot id that it gave it.
 BOOT_ID_VARIABLE = "HGR_BOOT_ID"
@@ -50,8 +51,30 @@ def set_up_logging(stage: str) -> logging.Logger:
 def wait_for_end_of_stdin() -> None:
     """Until who started this process closes its end of standard input, or dies."""
     with contextlib.suppress(OSError, ValueError):
-        while os.read(sys.stdin.fileno(), 4096):
+        stdin = sys.stdin.fileno()
+        while _readable(stdin) and os.read(stdin, 4096):
             pass
+
+
+def _readable(stdin: int) -> bool:
+    """Waits until a read need not; False when standard input has ended.
+
+    On Windows a read that waits in a pipe keeps everybody else from looking at it, and some
+    libraries do as they are loaded: OpenBLAS and Fortran's, so numpy, scipy and what needs them. A
+    driver that loads its own later would hang in that for ever (numpy/numpy#24290). Elsewhere
+    nothing is waited for here, nor where standard input is no pipe."""
+    if sys.platform == "win32":
+        import _winapi
+        import msvcrt
+
+        try:
+            while not _winapi.PeekNamedPipe(msvcrt.get_osfhandle(stdin))[0]:
+                time.sleep(PEEK_S)
+        except BrokenPipeError:
+            return False
+        except OSError:  # no pipe
+            pass
+    return True
 
 
 def ending_signals() -> list[signal.Signals]:
@@ -115,6 +138,8 @@ class Shell(ABC):
         by closing its standard input; otherwise Ctrl-C does."""
         if supervised:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
+            if sys.platform == "win32":  # of the keyboard's, also processes of another group hear
+                signal.signal(signal.SIGBREAK, signal.SIG_IGN)
             threading.Thread(target=self._watch_stdin, daemon=True).start()
         else:
             signal.signal(signal.SIGINT, lambda *_: self.stop())
