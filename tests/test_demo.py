@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -54,6 +55,22 @@ def test_its_config_is_utf_8_where_text_is_not(
     monkeypatch.setattr(demo, "daemon", daemon)
     done = CliRunner().invoke(demo.demo, ["--json"])
     assert done.output == "Error: it was read\n"
+
+
+def test_its_daemon_ends_in_order_on_windows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    until_ended = "import sys; sys.stdin.read(); print('in order')"
+
+    def started(_: list[str], **options: object) -> subprocess.Popen[bytes]:
+        return popen([sys.executable, "-c", until_ended], **options)
+
+    popen = subprocess.Popen
+    monkeypatch.setattr(demo.subprocess, "Popen", started)
+    monkeypatch.setattr(demo, "os", SimpleNamespace(name="nt"))
+    with demo.daemon(tmp_path / "demo.toml", tmp_path / "log") as process:
+        assert process.poll() is None
+    assert (process.returncode, (tmp_path / "log").read_text()) == (0, "in order\n")
 
 
 def test_a_stage_s_fall_is_told_once_by_what_becomes_of_it(

@@ -172,7 +172,11 @@ def daemon(config: Path, log: Path) -> Iterator[subprocess.Popen[bytes]]:
         yield process
     finally:
         if process.poll() is None:
-            process.send_signal(signal.SIGTERM if os.name == "nt" else signal.SIGINT)
+            if os.name == "nt":  # where a process can only be killed; the end of this ends it
+                assert process.stdin is not None
+                process.stdin.close()
+            else:
+                process.send_signal(signal.SIGINT)
             try:
                 process.wait(5)
             except subprocess.TimeoutExpired:
