@@ -147,14 +147,15 @@ class UdpSocket:
         return got
 
     def _datagram(self) -> tuple[bytes, tuple[object, ...]]:
-        if sys.platform != "linux":
-            return self.socket.recvfrom(MAX_DATAGRAM_BYTES)
-        data, ancillary, _, address = self.socket.recvmsg(MAX_DATAGRAM_BYTES, 64)
-        for level, kind, value in ancillary:
-            if (level, kind) == (socket.SOL_SOCKET, _SO_RXQ_OVFL) and len(value) >= 4:
-                total = _COUNT.unpack(value[:4])[0]
-                self.counts["lost_in_full_buffer"] += (total - self._overflow) % (1 << 32)
-                self._overflow = total
+        if sys.platform == "linux":
+            data, ancillary, _, address = self.socket.recvmsg(MAX_DATAGRAM_BYTES, 64)
+            for level, kind, value in ancillary:
+                if (level, kind) == (socket.SOL_SOCKET, _SO_RXQ_OVFL) and len(value) >= 4:
+                    total = _COUNT.unpack(value[:4])[0]
+                    self.counts["lost_in_full_buffer"] += (total - self._overflow) % (1 << 32)
+                    self._overflow = total
+        else:
+            data, address = self.socket.recvfrom(MAX_DATAGRAM_BYTES)
         return data, address
 
     def _listens_to(self, sender: str) -> bool:

@@ -225,8 +225,8 @@ class FoundCamera:
 
 def cameras(sysfs: Path = _SYSFS) -> list[FoundCamera]:
     """The system's cameras, none of them opened."""
-    if sys.platform != "linux":
-        format = INPUT_FORMATS.get(sys.platform, "")
+    format = INPUT_FORMATS.get(sys.platform, "")
+    if format != "v4l2":
         numbered = enumerate(_enumerated(format)) if format else ()
         return [FoundCamera(str(i), found.description or found.name) for i, found in numbered]
     found = []
