@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+import stat
 import subprocess
 import sys
+import uuid
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -74,6 +78,33 @@ def test_a_link_is_refused_and_its_target_left_as_it_is(tmp_path: Path, which: s
     with pytest.raises(BusError, match="is a link or another user's; remove it, or name another"):
         make_run_dir(tmp_path / "hgr" / "a")
     assert (mode(target), list(target.iterdir())) == (0o755, [])
+
+
+def test_the_systems_own_link_to_its_temporary_directory_is_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As macOS has it: /tmp is root's link to /private/tmp."""
+    root = Path(tmp_path.anchor)
+    link, own = root / "tmp", tmp_path.stat().st_uid
+    link_of = {"st_mode": stat.S_IFLNK | 0o777, "st_uid": 0, "st_gid": 0}
+    lstat, found = Path.lstat, Path.stat
+
+    def seen(path: Path, real: Callable[..., os.stat_result], **options: bool) -> object:
+        if path == link:
+            return SimpleNamespace(**link_of) if real is lstat else found(tmp_path)
+        return real(path, **options)
+
+    monkeypatch.setattr(Path, "lstat", lambda path: seen(path, lstat))
+    monkeypatch.setattr(Path, "stat", lambda path, **options: seen(path, found, **options))
+    made = link / f"hgr-test-{uuid.uuid4().hex}"
+    try:
+        make_run_dir(made)
+        assert (mode(made), found(made).st_uid) == (0o700, own)
+        link_of["st_uid"] = NOBODY  # whoever could make a link there
+        with pytest.raises(BusError, match="is a link or another user's"):
+            make_run_dir(made)
+    finally:
+        made.rmdir()
 
 
 @as_root

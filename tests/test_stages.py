@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import shutil
 import threading
@@ -10,6 +11,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 import zmq
@@ -24,7 +26,15 @@ from hgr_stream.daemon.worker import WorkerShell
 from hgr_stream.messages import Status, Window, decode, encode
 from hgr_stream.recording import Reader
 from hgr_stream.segmentation import Segmenter, WindowSpec
-from hgr_stream.stream.bus import DaemonInfo, Inlet, Outlet, private_sockets, write_daemon_file
+from hgr_stream.stream.bus import (
+    BusError,
+    DaemonInfo,
+    Inlet,
+    Outlet,
+    bind,
+    private_sockets,
+    write_daemon_file,
+)
 from tests.hands import MS, frame, hand_joints
 from tests.models import save_palm_model
 
@@ -236,3 +246,21 @@ def test_what_a_tap_was_asked_for_does_not_pile_up(run_dir: Path) -> None:
         assert not outlet._tap.poll(0)
         assert outlet.wait_for_tap(0)
         outlet.close()
+
+
+@pytest.mark.parametrize(
+    ("platform", "number", "told"),
+    [
+        ("linux", zmq.EADDRINUSE, "is in use: stop it"),
+        ("linux", errno.EACCES, "cannot be bound: Permission denied"),
+        ("win32", zmq.EADDRINUSE, "is in use: stop it"),
+        ("win32", errno.EACCES, "is kept by Windows, or in use: stop it"),
+    ],
+)
+def test_a_port_that_cannot_be_had_is_told_with_the_cure(
+    monkeypatch: pytest.MonkeyPatch, platform: str, number: int, told: str
+) -> None:
+    monkeypatch.setattr("hgr_stream.stream.bus.sys", SimpleNamespace(platform=platform))
+    socket = Mock(bind=Mock(side_effect=zmq.ZMQError(number)))
+    with pytest.raises(BusError, match=rf"^tcp://127\.0\.0\.1:80 \(the port\) {told}"):
+        bind(socket, "tcp://127.0.0.1:80", "the port", "stop it")

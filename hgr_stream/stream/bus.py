@@ -16,10 +16,12 @@ where ipc is missing. ``daemon.json`` in the run directory tells them to every p
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import socket
 import stat
+import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -85,7 +87,7 @@ def make_run_dir(run_dir: Path) -> None:
         _refuse_strangers(parent, also=0)
         # In a sticky directory, as /tmp is, others cannot exchange what is ours. Where each user
         # has a group of their own, directories are writable by it.
-        found = parent.lstat()
+        found = parent.stat()
         shared = 0o002 if hasattr(os, "getgid") and found.st_gid == os.getgid() else 0o022
         if hasattr(os, "getuid") and found.st_mode & shared and not found.st_mode & stat.S_ISVTX:
             raise BusError(_unsafe(parent, "can be written by others", f"chmod go-w {parent}"))
@@ -99,9 +101,11 @@ def make_run_dir(run_dir: Path) -> None:
 
 def _refuse_strangers(path: Path, *, also: int | None = None) -> None:
     """Nothing but a directory of this user's, or of the user number ``also``. Windows keeps users
-    apart by itself."""
+    apart by itself. A link in the root directory is the system's: macOS has /tmp so."""
     if hasattr(os, "getuid"):
         found = path.lstat()
+        if found.st_uid == also == 0 and path.is_absolute() and path.parent == Path(path.anchor):
+            found = path.stat()
         if not stat.S_ISDIR(found.st_mode) or found.st_uid not in (os.getuid(), also):
             raise BusError(_unsafe(path, "is a link or another user's", "remove it"))
 
@@ -180,8 +184,11 @@ def bind(
     try:
         socket_.bind(endpoint)
     except zmq.ZMQError as error:
-        if error.errno == zmq.EADDRINUSE:
-            raise BusError(f"{endpoint} ({purpose}) is in use: {cure}") from None
+        # Windows keeps ports for itself, too (netsh int ipv4 show excludedportrange tcp).
+        kept = sys.platform == "win32" and error.errno == errno.EACCES
+        if error.errno == zmq.EADDRINUSE or kept:
+            why = "kept by Windows, or in use" if kept else "in use"
+            raise BusError(f"{endpoint} ({purpose}) is {why}: {cure}") from None
         raise BusError(f"{endpoint} ({purpose}) cannot be bound: {error}") from None
 
 
