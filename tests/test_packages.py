@@ -72,6 +72,14 @@ def test_every_declared_package_is_pinned(name: str) -> None:
     assert f"\n{name.lower()}==" in pinned
 
 
+def test_a_version_without_a_wheel_for_macos_is_not_pinned_there() -> None:
+    lines = (ROOT / "tools" / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pins = [Requirement(line.partition("#")[0]) for line in lines if line[:1] != "#"]
+    only = {p.name for p in pins if p.marker and not p.marker.evaluate({"sys_platform": "darwin"})}
+    assert only == {"pyorbbecsdk2"}
+    assert all(p.marker.evaluate({"sys_platform": "linux"}) for p in pins if p.marker)
+
+
 # -- hgr doctor -------------------------------------------------------------------------------
 
 
