@@ -30,7 +30,13 @@ _MEDIUM, _RGB = 1, 0
 _RAW_11BIT, _REGISTERED = 0, 4
 _CAMERA = 2
 _LOG_WARNING = 2
-_NAMES: Final = ("libfreenect.so.0.5", "libfreenect.so.0", "libfreenect.dylib", "freenect.dll")
+_NAMES: Final = (
+    "libfreenect.so.0.5",
+    "libfreenect.so.0",
+    "libfreenect.dylib",
+    "/opt/homebrew/lib/libfreenect.dylib",  # of Apple's processors: the system does not look there
+    "freenect.dll",
+)
 
 INSTALL: Final = "apt-get install libfreenect0.5 (Debian, Ubuntu) or brew install libfreenect"
 UDEV: Final = (
