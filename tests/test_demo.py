@@ -57,6 +57,16 @@ def test_its_config_is_utf_8_where_text_is_not(
     assert done.output == "Error: it was read\n"
 
 
+def test_a_log_that_is_no_text_is_shown_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    def daemon(_: Path, log: Path) -> None:
+        log.write_bytes(b"a camera's library says \x81\xff\n")
+        raise demo.DemoError("it fell")
+
+    monkeypatch.setattr(demo, "daemon", daemon)
+    told = CliRunner().invoke(demo.demo, ["--json"]).output.splitlines()
+    assert told == ["a camera's library says \ufffd\ufffd", "Error: it fell"]
+
+
 def test_its_daemon_ends_in_order_on_windows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

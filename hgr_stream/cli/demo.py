@@ -240,7 +240,7 @@ def demo(
                 watch(stream, process, score, quiet=as_json)
         except DemoError as error:
             if error.logged:
-                click.echo(log.read_text(), err=True, nl=False)
+                click.echo(log.read_text(errors="replace"), err=True, nl=False)
             raise click.ClickException(str(error)) from None
     report(score, as_json)
     raise SystemExit(0 if score.passed() else 1)
