@@ -238,6 +238,11 @@ def age_s(received: Received) -> float | None:
     return None
 
 
+def _now_s() -> float:
+    """Seconds by the clock that frames are stamped with: on Windows far finer than Python's."""
+    return monotonic_ns() / 1e9
+
+
 def _ticks(stream: Stream, seconds: float | None) -> Iterator[Received | None]:
     end_s = None if seconds is None else time.monotonic() + seconds
     for received in stream:
@@ -272,7 +277,7 @@ def hz(
         for title in ("Hz", "max step ms", "age ms", "messages", "lost", "kB"):
             shown.add_column(title, no_wrap=True)
         for name, meter in sorted(meters.items()):
-            row = meter.row(time.monotonic())
+            row = meter.row(_now_s())
             shown.add_row(
                 name,
                 f"{row['rate_hz']:.1f}",
@@ -293,9 +298,9 @@ def hz(
         contextlib.suppress(KeyboardInterrupt),
         live or contextlib.nullcontext(),
     ):
-        began_s = time.monotonic()
+        began_s = _now_s()
         for received in _ticks(stream, seconds):
-            now_s = time.monotonic()
+            now_s = _now_s()
             if received is not None:
                 meter = meters.setdefault(received.topic, Meter(window_s, began_s))
                 meter.take(now_s, received, age_s(received))
@@ -303,7 +308,7 @@ def hz(
                 next_s = now_s + 0.5
                 live.update(table(), refresh=True)
     if as_json:
-        now_s = time.monotonic()
+        now_s = _now_s()
         click.echo(json.dumps({name: m.row(now_s) for name, m in sorted(meters.items())}))
     elif live is None:
         console.print(table())
