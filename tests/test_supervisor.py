@@ -16,6 +16,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import Mock
 
+import msgspec
 import pytest
 import zmq
 from click.testing import CliRunner
@@ -23,6 +24,7 @@ from click.testing import CliRunner
 from hgr_stream import config
 from hgr_stream.cli.daemon import status as hgr_status
 from hgr_stream.cli.demo import free_port
+from hgr_stream.client import request
 from hgr_stream.daemon import supervisor as module
 from hgr_stream.daemon.keeper import Keeper
 from hgr_stream.daemon.processes import Process
@@ -88,6 +90,19 @@ def test_a_run_directory_that_cannot_be_made_again_does_not_end_the_daemon(
             assert not supervisor.dir.exists()
         wait_until((supervisor.dir / "status.ipc").exists, 5, "starting anew")
         time.sleep(0.1)
+
+
+def test_a_request_that_says_nothing_is_told_what_is_wrong_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with supervising(tmp_path, monkeypatch) as supervisor:
+        for message, told in (
+            ({"op": "model"}, "which model?"),
+            ({"op": "dance"}, "unknown request 'dance'"),
+        ):
+            answer = msgspec.msgpack.decode(request(supervisor.info.sockets["control"], message))
+            assert not answer["ok"]
+            assert told in answer["text"]
 
 
 def test_a_stage_starts_though_the_disk_has_become_full(

@@ -404,22 +404,22 @@ class Supervisor:
             self._answer(parts, False, str(error))
             return
         match request.get("op"):
-            case "ping":
-                self._answer(parts, True, self.info.name)
             case "stop":
                 self._answer(parts, True, "stopping")
                 self.stop()
+            case "model" if not isinstance(request.get("model"), str):
+                self._answer(parts, False, 'which model? {"op": "model", "model": FILE}')
             case "model" if self.children["worker"].keeper.state == "gave-up":
                 self._answer(parts, False, "the worker was given up; see its log")
-            case "model" if isinstance(request.get("model"), str) and not self._swap:
+            case "model" if self._swap:
+                self._answer(parts, False, "another model is being loaded; try again")
+            case "model":
                 model = str(request["model"])
                 ask = msgspec.msgpack.encode({"op": "use", "model": model})
                 self.worker.send_multipart([b"", ask])
                 self._swap = Swap(model, parts, time.monotonic() + MODEL_TIMEOUT_S)
-            case "model":
-                self._answer(parts, False, "another model is being loaded; try again")
             case op:
-                self._answer(parts, False, f"unknown request {op!r}; known: ping, stop, model")
+                self._answer(parts, False, f"unknown request {op!r}; known: stop, model")
 
     def _model_answer(self) -> None:
         answer = msgspec.msgpack.decode(self.worker.recv_multipart()[-1])

@@ -40,7 +40,7 @@ SOCKETS: Final = {
     "model": "worker",  # requests: swap the model
     "tap": "gateway",
     "status": "supervisor",
-    "control": "supervisor",  # requests: status, model, stop
+    "control": "supervisor",  # requests: swap the model, stop
 }
 QUEUE: Final = 2000  # messages: some seconds of a busy stream
 #: Messages taken at once. More of them, of many hands each, could keep a stage from its heartbeat
