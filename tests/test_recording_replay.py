@@ -212,6 +212,14 @@ def test_info_of_a_recording_without_frames(tmp_path: Path) -> None:
     assert "no frames in it" in told.output
 
 
+def test_info_refuses_a_rate_for_what_tells_its_times(tmp_path: Path) -> None:
+    file = save(tmp_path / "a.mcap", bare(3))
+    for path in (file, tmp_path):
+        told = run("info", path, "--fps", "25")
+        assert told.exit_code == 2
+        assert "mcap recordings have their own time" in told.output
+
+
 @pytest.mark.parametrize("command", ["info", "recover", "replay"])
 def test_no_recording_is_one_line_and_exit_1(tmp_path: Path, command: str) -> None:
     (tmp_path / "a.mcap").write_text("hello")

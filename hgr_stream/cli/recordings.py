@@ -270,14 +270,11 @@ def _infos(path: Path, fps: float | None) -> Iterator[Info]:
     from ..datasets.convert import guess_format, import_file
     from ..recording_info import info as read_info
 
-    if path.is_file():
-        with path.open("rb") as file:
-            ours = path.suffix == ".mcap" or file.read(5) == b"\x89MCAP"
-        if ours:
-            yield read_info(path)
-            return
     format_ = guess_format(path)
     _check_fps(format_, fps)
+    if format_ == "mcap" and path.is_file():
+        yield read_info(path)
+        return
     with tempfile.TemporaryDirectory(prefix="hgr-info-") as folder:
         report = import_file(format_, path, Path(folder), fps=fps)
         for written in report.written:
