@@ -92,10 +92,10 @@ def test_a_live_hand_is_held_as_long_as_the_segmenter_may_bridge(
     ]
     with worker_with(run_dir, hop, max_gap_s) as worker:
         give(worker, windows)
-        now_ns = time.monotonic_ns()
-        worker.forget_silent(now_ns + round(held_s * 1e9))
+        now_s = time.monotonic()
+        worker.forget_silent(now_s + held_s)
         assert (worker.engine.recogniser.hands, worker.counts["hands_silent"]) == (1, 0)
-        worker.forget_silent(now_ns + round((held_s + 2.0) * 1e9))
+        worker.forget_silent(now_s + held_s + 2.0)
         assert (worker.engine.recogniser.hands, worker.counts["hands_silent"]) == (0, 1)
 
 
@@ -122,14 +122,15 @@ def test_a_worker_that_stood_still_does_not_take_its_hands_for_silent(
     with worker_with(run_dir, 1, 0.6) as worker:
         for i in range(8):  # from which on a hand is believed
             give(worker, segmenter.push(frame(i, i * 40 * MS, hand_joints(), lossless=False)))
-        began_ns = time.monotonic_ns()
+        began_s = time.monotonic()
         held = []
-        for at_s in (0, 1, 6, 6, 7, 8, 9):  # at 6 what waits is not read yet, at 9 it was
-            at_ns = began_ns + at_s * 1_000_000_000
-            monkeypatch.setattr(worker_module, "monotonic_ns", lambda now_ns=at_ns: now_ns)
-            worker.beat()
+        for after_s in (0, 1, 6, 7, 8, 9):  # for four seconds it did not listen
+            clock = SimpleNamespace(monotonic=lambda now_s=began_s + after_s: now_s)
+            monkeypatch.setattr(worker_module, "time", clock)
+            worker.turn(0.0)
             held.append(worker.engine.recogniser.hands)
-        assert held == [1, 1, 1, 1, 1, 1, 0]
+            monkeypatch.undo()
+        assert held == [1, 1, 1, 1, 0, 0]
 
 
 def test_a_segmenter_that_waits_for_the_worker_is_not_silent(

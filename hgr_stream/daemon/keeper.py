@@ -20,7 +20,7 @@ from .processes import EXIT_FATAL
 #: Doubling ends here: past it a float overflows, and any back-off has long reached its limit.
 MAX_DOUBLINGS: Final = 1000
 
-#: The supervisor looks ten times a second; whatever it does between, it takes no longer.
+#: Who watches looks once a second or more often; whatever it does between, it takes no longer.
 MOST_TURN_S: Final = 1.0
 
 State = Literal["waiting", "starting", "up", "gave-up", "ended"]
@@ -33,8 +33,9 @@ def back_off_s(first_s: float, most_s: float, failures: int) -> float:
 
 
 class Watch:
-    """The clock by which stages are judged: it stands still while their judge does, which may have
-    slept with the whole machine, or frozen with it. Who was not listened to was not silent."""
+    """The clock by which others' silence is judged: it stands still while their judge does, which
+    may have slept with the whole machine, or frozen with it. Who was not listened to was not
+    silent."""
 
     def __init__(self, now_s: float) -> None:
         self._last_s = now_s

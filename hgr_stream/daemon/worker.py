@@ -21,14 +21,13 @@ from ..recognition.engine import Engine
 from ..stream import topics
 from ..stream.bus import Inlet, Outlet, bind
 from ..stream.clock import monotonic_ns
+from .keeper import Watch
 from .shell import Shell, decode_request, error_line
 
 LOADING_POLL_S = 0.02
 #: A live hand of which nothing comes for so long beyond a hop and the longest bridged gap, not even
 #: its end, has lost its segmenter, which tells the end within two seconds after that gap.
-SILENCE_MARGIN_NS = 3_000_000_000
-#: A heart that beats later than this stood still; as long after it what waited has been read.
-STANDSTILL_NS = 2_000_000_000
+SILENCE_MARGIN_S = 3.0
 
 
 class WorkerShell(Shell):
@@ -41,7 +40,6 @@ class WorkerShell(Shell):
         segmentation: Segmentation | None = None,
     ) -> None:
         super().__init__("worker", run_dir)
-        self._beaten_ns = self._awake_ns = 0  # the last beat, and the first after a standstill
         self.send_status("starting", f"loading model {model}")
         self.threads = threads
         try:
@@ -65,9 +63,10 @@ class WorkerShell(Shell):
         self._loading: tuple[bytes, str, Future[bundles.Bundle]] | None = None
         self._seq = 0
         self._lag_ns = 0
-        self._heard: dict[tuple[str, str], tuple[int, Window]] = {}  # hand -> when, its last
+        self._clock = Watch(time.monotonic())
+        self._heard: dict[tuple[str, str], tuple[float, Window]] = {}  # hand -> when, its last
         m, gap_s = self.engine.bundle.metadata, (segmentation or Segmentation()).max_gap_s
-        self._silence_ns = round((m.hop / m.rate_hz + gap_s) * 1e9) + SILENCE_MARGIN_NS
+        self._silence_s = m.hop / m.rate_hz + gap_s + SILENCE_MARGIN_S
         self.send_status("up", self._running())
 
     def _running(self) -> str:
@@ -84,6 +83,7 @@ class WorkerShell(Shell):
             except MessageError as error:
                 self.refuse(error)
         arrived_ns = monotonic_ns()
+        now_s = self._clock.at(time.monotonic())
         if windows:
             self.counts["windows"] += len(windows)
             self.counts["batches"] += 1
@@ -95,9 +95,10 @@ class WorkerShell(Shell):
                 if window.ended:
                     self._heard.pop((window.device, window.hand), None)
                 else:
-                    self._heard[window.device, window.hand] = (arrived_ns, window)
+                    self._heard[window.device, window.hand] = (now_s, window)
             if sent_ns := windows[-1].frame_sent_ns:  # an ended track names no frame
                 self._lag_ns = monotonic_ns() - sent_ns
+        self.forget_silent(now_s)
         if self.requests in ready:
             self._request()
         if self._loading and self._loading[2].done():
@@ -165,24 +166,17 @@ class WorkerShell(Shell):
         reply = msgspec.msgpack.encode({"ok": ok, "text": text, "model": model})
         self.requests.send_multipart([who, b"", reply], zmq.NOBLOCK)
 
-    def forget_silent(self, now_ns: int) -> None:
-        """End the live hands of which nothing has come for too long. ``now_ns``: host monotonic
-        time."""
-        for key, (heard_ns, last) in list(self._heard.items()):
-            if now_ns - heard_ns > self._silence_ns and not last.lossless:
+    def forget_silent(self, now_s: float) -> None:
+        """End the live hands of which nothing has come for too long. ``now_s``: by ``Watch``."""
+        for key, (heard_s, last) in list(self._heard.items()):
+            if now_s - heard_s > self._silence_s and not last.lossless:
                 del self._heard[key]
                 self.counts["hands_silent"] += 1
                 end = msgspec.structs.replace(last, seq=last.seq + 1, joints=b"", ended="lost")
                 self._send(self._recognise([end]))
 
     def beat(self) -> None:
-        now_ns = monotonic_ns()
-        if now_ns - self._beaten_ns > STANDSTILL_NS:
-            self._awake_ns = now_ns
-        self._beaten_ns = now_ns
         if hasattr(self, "engine"):  # it is still loading at the first beat
-            if now_ns - self._awake_ns > STANDSTILL_NS:
-                self.forget_silent(now_ns)
             self.counts["dropped_tap"] = self.outlet.counts["dropped_tap"]
             for name, count in self.engine.counts.items():  # lost, or lacking what the model needs
                 self.counts[name] = count
