@@ -92,12 +92,6 @@ def model_show(model: str, as_json: bool) -> None:
     show_scores(console, metadata.scores)
 
 
-def tell_left_out(count: int, model: str) -> None:
-    """That so many recordings are not used, if any: the model has learnt from them."""
-    if count:
-        click.echo(f"left out: {count} recordings that {model} was trained on", err=True)
-
-
 def show_scores(console: Console, scores: dict[str, Any]) -> None:
     """A model's scores on streams as a table, if it has any."""
     from rich.table import Table

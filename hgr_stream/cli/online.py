@@ -14,9 +14,9 @@ from ..config import Config
 from ..datasets.base import DatasetError
 from ..datasets.convert import Format, Recording, open_recordings
 from .configured import model_and_config
-from .model import tell_left_out
 from .numbers import Number
 from .rates import RATE_HELP, rate_of, rate_option, refuse_rate
+from .telling import tell, tell_left_out
 
 if TYPE_CHECKING:
     from ..recognition.bundle import Bundle
@@ -64,14 +64,9 @@ def open_all(
             raise DatasetError(f"{truth}: a truth file belongs to one recording")
         give_truth(recordings[0], truth)
     elif not silent:
-        recordings = complete(recordings, _tell)
+        recordings = complete(recordings, tell)
         recordings = recordings if dataset else _told_of(recordings)
     return recordings, known
-
-
-def _tell(text: str) -> None:
-    """For people, beside the figures."""
-    click.echo(text, err=True)
 
 
 def _told_of(recordings: list[Recording]) -> list[Recording]:
@@ -84,7 +79,7 @@ def _told_of(recordings: list[Recording]) -> list[Recording]:
         return recordings
     for recording in recordings:
         if not (recording.truths or recording.silent):
-            click.echo(f"left out: {nothing_told(recording)}", err=True)
+            tell(f"left out: {nothing_told(recording)}")
     return kept
 
 
@@ -103,7 +98,7 @@ def judges(bundle: Bundle, recordings: list[Recording], dataset: str = "") -> li
         ]
     if not dataset:
         for line in unknown_labels(kept, bundle.metadata.labels, bundle.metadata.name):
-            click.echo(f"warning: {line}", err=True)
+            tell(f"warning: {line}")
     return kept
 
 
@@ -231,7 +226,7 @@ def evaluate_online_command(
                 shared=shared,
                 silent=silent,
                 watch=lambda name: status.update(f"{name}"),
-                tell=_tell,
+                tell=tell,
             )
     except (DatasetError, ModelError) as error:
         raise click.ClickException(str(error)) from None
@@ -423,7 +418,7 @@ def tune(
         with Console(stderr=True, markup=False).status("running the recordings") as status:
             tuned = find(
                 bundle, recordings, false_per_hour, for_f1=goal == "f1", config=config_,
-                watch=status.update, tell=_tell,
+                watch=status.update, tell=tell,
             )  # fmt: skip
     except (DatasetError, ModelError) as error:
         raise click.ClickException(str(error)) from None

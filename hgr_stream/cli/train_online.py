@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from .model import show_scores, tell_left_out
+from .model import show_scores
 from .numbers import Number
 from .progress import Stages
 from .rates import rate_of, rate_option, refuse_rate
 from .recordings import errors_told
-from .train_isolated import needs
+from .telling import tell, tell_left_out
+from .train_isolated import name_and_root, needs
 
 if TYPE_CHECKING:
     from ..datasets.base import HandSequence
@@ -34,12 +35,12 @@ def name_and_folder(
     """Check ``NAME=DIR`` options."""
     found = []
     for value in values:
-        name, _sep, root = value.partition("=")
-        if name not in DATASETS or not root:
+        name, root = name_and_root(value)
+        if name not in DATASETS or root is None:
             raise click.BadParameter(
                 f"{value!r} is not NAME=DIR with NAME of {', '.join(DATASETS)}"
             )
-        found.append((name, Path(root).expanduser()))
+        found.append((name, root))
     return found
 
 
@@ -198,9 +199,6 @@ def train(
         rate_hz = rate_of(bundle, rate_hz)
     usual: dict[str, str] = bundle.metadata.training.get("same", {}) if bundle is not None else {}
 
-    def tell(text: str) -> None:
-        click.echo(text, err=True)
-
     with errors_told(), console.status("reading") as status:
         sequences = load(
             [(dataset, root), *more], same=same, usual=usual, seed=seed, rate_hz=rate_hz,
@@ -323,9 +321,7 @@ def _adapted(
     kept = new_to(m.training, sequences)
     tell_left_out(len(sequences) - len(kept), m.name)
     if strange := sorted(set(labels_of(kept)) - set(m.labels)):
-        click.echo(
-            f"no gestures of {m.name}, learnt as none of them: {', '.join(strange)}", err=True
-        )
+        tell(f"no gestures of {m.name}, learnt as none of them: {', '.join(strange)}")
     own = gentle(m, recipe.name, recipe.seed, recipe.shares)
     if minutes:
         own = with_minutes(own, minutes / (1 + FOLDS))
