@@ -328,16 +328,15 @@ class Gestures:
             return None
         if not isinstance(event, Event):
             return None
-        final = event.kind in ("confirmed", "cancelled")
-        if final:
+        if event.final:
             self._open.pop(event.id, None)
         if event.id in self._ended:
-            if final:
+            if event.final:
                 self._ended.discard(event.id)
             return None
         self._given_up.pop(event.id, None)
         chosen = self._chosen(event)
-        if not final and (chosen or event.id in self._open):
+        if not event.final and (chosen or event.id in self._open):
             self._open[event.id] = _Open(received.topic, event, self._reception.boot_id, now_s)
         return event if chosen else None
 

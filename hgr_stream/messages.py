@@ -119,6 +119,11 @@ class Event(msgspec.Struct, omit_defaults=True):
     worked_ns: int = 0  #: from the worker's having read the window to the sending of this event
     v: int = VERSION
 
+    @property
+    def final(self) -> bool:
+        """Whether its gesture has ended with it."""
+        return self.kind in ("confirmed", "cancelled")
+
 
 def cut_off(event: Event, reason: str) -> Event:
     """The ending of a gesture whose own will not come; ``event`` is its last known step."""

@@ -364,8 +364,7 @@ class Live(Silent):
         if isinstance(message, Frame) and not message.end:
             self._frame = message
         elif isinstance(message, Event):
-            over = message.kind in ("confirmed", "cancelled")
-            self._now = "" if over else f"{message.label}? {message.confidence:.0%}"
+            self._now = "" if message.final else f"{message.label}? {message.confidence:.0%}"
 
     def refresh(self, score: Score, now_s: float) -> None:
         if now_s < self._next_s:

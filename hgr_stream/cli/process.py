@@ -26,7 +26,7 @@ def event_lines(
     """The lines of one recording: ``early`` and ``confirmed``, joined by ``id``; and one
     ``cancelled`` for each early label that was not confirmed. An early line is completed with the
     end that its gesture turned out to have."""
-    last = {e.id: e for e in events if e.kind in ("confirmed", "cancelled")}
+    last = {e.id: e for e in events if e.final}
     told_early = {e.id for e in events if e.kind == "early"}
     for event in events:
         if event.kind == "cancelled" and event.id not in told_early:

@@ -57,7 +57,7 @@ class State:
             raise MessageError(f"more than {MAX_TOPICS} topics")
         if topic.startswith("gesture/"):
             event = decode(Event, payload)
-            if event.kind in ("confirmed", "cancelled"):
+            if event.final:
                 self.open.pop(event.id, None)
             else:
                 self.open[event.id] = (topic, payload)

@@ -74,7 +74,6 @@ class Choice:
             return list(events)
         out: list[Event] = []
         for event in events:
-            final = event.kind in ("confirmed", "cancelled")
             before = self._told.get(event.id)
             if event.id in self._hushed:
                 pass
@@ -96,7 +95,7 @@ class Choice:
                     )
                 )
                 self._hushed.add(event.id)
-            if final:
+            if event.final:
                 self._told.pop(event.id, None)
                 self._hushed.discard(event.id)
         return out

@@ -93,7 +93,7 @@ def judged(recording: Recording, events: list[Event], numbers: FrameNumbers) -> 
             numbers.seconds(report_ns),
         )
 
-    last = {e.id: e for e in events if e.kind in ("confirmed", "cancelled")}
+    last = {e.id: e for e in events if e.final}
     found: dict[Grade, list[FrameSpan]] = {grade: [] for grade in GRADES}
     confidences: dict[Grade, list[float]] = {grade: [] for grade in GRADES}
     for event in events:

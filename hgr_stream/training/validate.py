@@ -176,7 +176,7 @@ def decode(
 def spans(events: Sequence[Event], kind: Grade = "confirmed") -> list[Span]:
     """Detections of one grade, in seconds. An early label is given the end that its gesture turned
     out to have; one that was cancelled counts all the same: it had been told."""
-    last = {e.id: e for e in events if e.kind in ("confirmed", "cancelled")}
+    last = {e.id: e for e in events if e.final}
     found = []
     for e in events:
         if e.kind == kind:
