@@ -32,6 +32,7 @@ from mcap.writer import CompressionType
 from mcap.writer import Writer as McapWriter
 
 from . import __version__
+from .faults import first_line
 from .messages import Frame, M, MessageError, Truth
 from .messages import decode as decode_message
 from .stream import topics
@@ -387,7 +388,7 @@ class Reader:
                             given += 1
                         return
             except _DAMAGE as error:
-                self._note(f"damaged inside ({_named(error)}); read without its index")
+                self._note(f"damaged inside ({first_line(error)}); read without its index")
         # Without the index the messages come in file order, which a recorder keeps nearly always;
         # only otherwise are they held in memory to be sorted.
         times = (message.log_time for _, _, message in self._scan(prefixes))
@@ -457,7 +458,7 @@ class Reader:
                 self._note(
                     "not closed: cut short, or still being written"
                     if ended
-                    else f"broken off ({_named(error)})"
+                    else f"broken off ({first_line(error)})"
                 )
                 file.seek(size)
                 return
@@ -471,12 +472,8 @@ class Reader:
             return breakup_chunk(record, validate_crc=True)
         except _DAMAGE as error:
             at = record.message_start_time
-            self._note(f"damaged chunk at log time {at} ns left out ({_named(error)})")
+            self._note(f"damaged chunk at log time {at} ns left out ({first_line(error)})")
             return []
-
-
-def _named(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def recover(path: Path, out: Path, *, force: bool = False) -> tuple[int, list[str]]:

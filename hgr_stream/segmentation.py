@@ -28,6 +28,7 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from .config import Segmentation
+from .faults import worth_telling
 from .messages import Frame, Hand, Window, joint_bytes
 from .skeleton import (
     MIDDLE_BASE,
@@ -536,12 +537,6 @@ def impossible(joints: Float32) -> tuple[str, str] | None:
             f"are its joints in {unit or 'metres'}?"
         )
     return "hands_absurd", f"a hand with joints over {MAX_COORDINATE_M:g} m away"
-
-
-def worth_telling(count: int) -> bool:
-    """Whether a fault that has come so often is told again: at the first time, and at every
-    tenfold."""
-    return str(count).rstrip("0") == "1"
 
 
 def _other_unit(joints: Float32) -> str:

@@ -241,6 +241,8 @@ def test_export_errors(run: Path, tmp_path: Path) -> None:
     other, begun = shutil.copytree(run, tmp_path / "o"), shutil.copytree(run, tmp_path / "b")
     torch.save({"norm_b.weight": torch.zeros(3)}, other / "best.pt")
     (begun / "scores.json").unlink()
+    cut = shutil.copytree(run, tmp_path / "c")
+    (cut / "best.pt").write_bytes(b"")  # of which torch says nothing
     for arguments, fault in (
         ([str(tmp_path), "-o", str(tmp_path / "x.pt")], "not the folder of a training"),
         ([str(run), "-o", str(tmp_path / "x.pt"), "--coarse"], "have no coarse ones"),
@@ -248,6 +250,7 @@ def test_export_errors(run: Path, tmp_path: Path) -> None:
         ([str(run), "-o", str(tmp_path / "x.pt"), "--int8"], "leave --int8 away"),
         ([str(other), "-o", str(tmp_path / "x.pt")], "best.pt is of another version's network"),
         ([str(begun), "-o", str(tmp_path / "x.pt")], "not a finished training; resume it first"),
+        ([str(cut), "-o", str(tmp_path / "x.pt")], "best.pt: not a checkpoint (EOFError)"),
         ([str(folds), "-o", str(tmp_path / "x.pt")], "holds 2 runs; name one of them, "),
         ([str(run), "-o", str(tmp_path / "x.pt"), "--scores", str(run / "run.json")], "not a rep"),
         ([str(run), "-o", str(tmp_path / "x.pt"), "--scores", str(a_list)], "a.json: not a report"),

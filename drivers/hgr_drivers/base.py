@@ -19,7 +19,7 @@ from typing import ClassVar, Generic, TypeVar
 import msgspec
 
 from hgr_stream.config import path_of
-from hgr_stream.daemon.shell import error_line
+from hgr_stream.faults import error_line
 from hgr_stream.messages import Frame
 from hgr_stream.skeleton import HandSample
 

@@ -13,7 +13,7 @@ from typing import Annotated, ClassVar, Final
 import zmq
 
 from hgr_stream.config import LOOPBACK, worded
-from hgr_stream.daemon.shell import error_line
+from hgr_stream.faults import error_line, worth_telling
 from hgr_stream.messages import MAX_MESSAGE_BYTES, MessageError
 from hgr_stream.publish import (
     DEFAULT_PROGRAM_ENDPOINT,
@@ -23,7 +23,6 @@ from hgr_stream.publish import (
     id_by_side,
     sender_of,
 )
-from hgr_stream.segmentation import worth_telling
 from hgr_stream.stream.bus import BusError, alive, bind
 
 from .base import DeviceError, Driver, HandSample, Options, Sample, kind_of

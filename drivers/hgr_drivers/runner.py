@@ -21,7 +21,8 @@ from hgr_stream.config import ConfigError
 from hgr_stream.daemon.keeper import back_off_s
 from hgr_stream.daemon.main import read_config
 from hgr_stream.daemon.processes import EXIT_FATAL
-from hgr_stream.daemon.shell import Shell, error_line, set_up_logging
+from hgr_stream.daemon.shell import Shell, set_up_logging
+from hgr_stream.faults import error_line
 from hgr_stream.messages import Frame, Hand, Truth, encode, joint_bytes
 from hgr_stream.stream import topics
 from hgr_stream.stream.bus import BusError, Outlet, runs_still

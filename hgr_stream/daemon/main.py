@@ -12,10 +12,11 @@ from pathlib import Path
 import msgspec
 
 from ..config import Config, ConfigError, path_of
+from ..faults import error_line
 from ..recognition.bundle import ModelError, read_metadata, resolve
 from ..stream.bus import BusError
 from .processes import EXIT_FATAL
-from .shell import Shell, error_line, set_up_logging
+from .shell import Shell, set_up_logging
 
 CONFIG_FILE = "config.json"
 

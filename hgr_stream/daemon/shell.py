@@ -22,8 +22,8 @@ from pathlib import Path
 import msgspec
 import zmq
 
+from ..faults import worth_telling
 from ..messages import Status, encode
-from ..segmentation import worth_telling
 from ..stream.bus import DaemonInfo, read_daemon_file
 from ..stream.clock import monotonic_ns
 
@@ -227,12 +227,6 @@ class Shell(ABC):
         socket_.bind(self._wake_endpoint)
         self.poller.register(socket_, zmq.POLLIN)
         return socket_
-
-
-def error_line(error: BaseException) -> str:
-    """One line that names an error."""
-    text = " ".join(str(error).split())
-    return text or type(error).__name__
 
 
 def decode_request(data: bytes) -> dict[str, object]:

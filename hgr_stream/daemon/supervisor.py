@@ -25,10 +25,10 @@ import zmq
 
 from .. import __version__
 from ..config import Config, has_ipc, run_dir
+from ..faults import error_line, worth_telling
 from ..messages import MessageError, Status, decode, encode
 from ..recognition.bundle import ModelError, read_metadata, resolve
 from ..recognition.choice import settings
-from ..segmentation import worth_telling
 from ..stream import topics
 from ..stream.bus import (
     DAEMON_FILE,
@@ -50,7 +50,7 @@ from ..whole import leave_whole, remove
 from .keeper import Keeper, Watch
 from .main import CONFIG_FILE
 from .processes import EXIT_FATAL, Process, processes
-from .shell import BOOT_ID_VARIABLE, decode_request, ending_signals, error_line, new_boot_id
+from .shell import BOOT_ID_VARIABLE, decode_request, ending_signals, new_boot_id
 
 DRIVER = "driver."  # so begin the stages of drivers, those beside us (a replay) too
 POLL_S = 0.1

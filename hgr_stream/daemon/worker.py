@@ -15,6 +15,7 @@ import msgspec
 import zmq
 
 from ..config import Recognition, Segmentation
+from ..faults import error_line
 from ..messages import Event, MessageError, Window, decode, encode
 from ..recognition import bundle as bundles
 from ..recognition.engine import Engine
@@ -22,7 +23,7 @@ from ..stream import topics
 from ..stream.bus import Inlet, Outlet, bind
 from ..stream.clock import monotonic_ns
 from .keeper import Watch
-from .shell import Shell, decode_request, error_line
+from .shell import Shell, decode_request
 
 LOADING_POLL_S = 0.02
 #: A live hand of which nothing comes for so long beyond a hop and the longest bridged gap, not even

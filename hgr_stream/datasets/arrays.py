@@ -16,6 +16,7 @@ from zipfile import BadZipFile, ZipFile
 import numpy as np
 from numpy.typing import NDArray
 
+from ..faults import first_line
 from .base import DatasetError
 from .files import FREE_BYTES, MAX_BYTES, MAX_RATIO
 
@@ -59,7 +60,7 @@ def arrays(path: Path) -> Iterator[tuple[str, Callable[[], NDArray]]]:
     except DatasetError:
         raise
     except _BAD_ARCHIVE as error:
-        raise DatasetError(f"{path}: not a readable array archive: {_line(error)}") from None
+        raise DatasetError(f"{path}: not a readable array archive: {first_line(error)}") from None
 
 
 def _array(path: Path, archive: Mapping[str, NDArray], packed: ZipFile, name: str) -> NDArray:
@@ -71,7 +72,7 @@ def _array(path: Path, archive: Mapping[str, NDArray], packed: ZipFile, name: st
     except DatasetError:
         raise
     except _BAD_ARCHIVE as error:
-        raise DatasetError(f"{path} {name}: not a readable array: {_line(error)}") from None
+        raise DatasetError(f"{path} {name}: not a readable array: {first_line(error)}") from None
 
 
 def _check_header(named: str, file: IO[bytes], held: int) -> None:
@@ -103,11 +104,7 @@ def load_array(path: Path) -> NDArray:
     except DatasetError:
         raise
     except _BAD_ARCHIVE as error:
-        raise DatasetError(f"{path}: not a NumPy file ({_line(error)})") from None
+        raise DatasetError(f"{path}: not a NumPy file ({first_line(error)})") from None
     if len(found) != 1:
         raise DatasetError(f"{path}: holds {len(found)} arrays instead of one")
     return found[0]
-
-
-def _line(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0][:200]

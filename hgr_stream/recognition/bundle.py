@@ -19,6 +19,7 @@ from typing import Any, Final
 import msgspec
 
 from ..config import path_of
+from ..faults import first_line
 from ..skeleton import N_JOINTS
 from ..whole import write_whole
 from .options import FORMAT, DecoderOptions, Metadata
@@ -170,8 +171,7 @@ def load(path: str | Path, threads: int = 1) -> Bundle:
     try:
         module = torch.jit.load(str(path), map_location="cpu").eval()
     except Exception as error:  # an IndexError too, of a file that is damaged
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ModelError(f"{path}: torch cannot load it: {reason}") from None
+        raise ModelError(f"{path}: torch cannot load it: {first_line(error)}") from None
     bundle = _examine(module, metadata, path)
     if metadata.kind == "streaming":
         from .steppers import stepper

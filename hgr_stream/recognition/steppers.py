@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from ..faults import MOST, error_line
 from ..skeleton import N_JOINTS, Float32
 from .layout import (
     ALIGNED,
@@ -262,7 +263,8 @@ def _compiled(bundle: Bundle) -> Compiled | None:
     except ImportError:  # numba comes with the extra "inference"
         return None
     except Exception as error:  # a network of another build, no place to keep what is compiled, ...
-        log.warning("model %s: no compiled step (%s); TorchScript runs", name, _line(error))
+        why = f"{type(error).__name__}: {error_line(error)[:MOST]}"
+        log.warning("model %s: no compiled step (%s); TorchScript runs", name, why)
         return None
     if gap < TOLERANCE:
         return fast
@@ -270,11 +272,6 @@ def _compiled(bundle: Bundle) -> Compiled | None:
         "model %s: the compiled step differs from TorchScript by %.2g; TorchScript runs", name, gap
     )
     return None
-
-
-def _line(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text[:200]}"
 
 
 def disagreement(step: Stepper, bundle: Bundle, frames: int = 40) -> float:

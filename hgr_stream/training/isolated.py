@@ -26,6 +26,7 @@ from torch.nn import functional as F  # noqa: N812
 from ..datasets.base import DatasetError
 from ..datasets.gestures import Gestures, divide
 from ..datasets.takes import copies, copies_told
+from ..faults import first_line
 from ..recognition import flagship
 from .average import Average
 from .batches import Batches, predict
@@ -72,7 +73,7 @@ def pick_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise TrainingError(f"device {name!r}: {str(error).splitlines()[0]}") from None
+        raise TrainingError(f"device {name!r}: {first_line(error)}") from None
     return device
 
 

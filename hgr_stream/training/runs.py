@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ..datasets.gestures import NO_STREAM, Gestures, in_order
+from ..faults import first_line
 from ..recognition import bundle, devineau, flagship, flagship_stream
 from ..recognition.options import FORMAT, DecoderOptions, Metadata, mirror_pairs, needs_left
 from ..skeleton import lacked
@@ -161,9 +162,9 @@ def read(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, ValueError, EOFError, KeyError) as error:
-        raise TrainingError(f"{path}: not a checkpoint ({str(error).splitlines()[0]})") from None
+        raise TrainingError(f"{path}: not a checkpoint ({first_line(error)})") from None
     except Exception as error:  # weights_only refuses by pickle's own error
-        raise TrainingError(f"{path}: refused: {str(error).splitlines()[0]}") from None
+        raise TrainingError(f"{path}: refused: {first_line(error)}") from None
 
 
 class Curves:
