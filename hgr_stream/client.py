@@ -148,9 +148,15 @@ def request(
         return reply
 
 
-def _snapshot(endpoint: str, prefix: str) -> bytes:
+def _snapshot(endpoint: str, prefix: str, timeout_s: float = 0.5) -> bytes:
     """The gateway's answer to a snapshot request; raises ClientError when none comes."""
-    return request(request_endpoint(endpoint), {"op": "snapshot", "prefix": prefix}, 0.5)
+    message = {"op": "snapshot", "prefix": prefix}
+    return request(request_endpoint(endpoint), message, timeout_s)
+
+
+def snapshot(endpoint: str | None = None, prefix: str = "") -> list[Received]:
+    """The present state under a prefix; raises ClientError when the gateway does not answer."""
+    return Reception().take_snapshot(_snapshot(endpoint or default_endpoint(), prefix, 2.0))
 
 
 def ping(endpoint: str | None = None, timeout_s: float = 1.0) -> dict[str, Any]:
@@ -184,9 +190,8 @@ class Stream:
 
     ``next`` gives a Received, or None when nothing came for ``idle_s``. Ends when none came for
     ``timeout_s`` after the last one that it gave (None: never); what has queued up meanwhile, while
-    its user was busy, is given first. ``latest``: of what has queued up on one topic, only the
-    newest is given (``skipped`` counts the rest): for frames on a display. ``close``, from this
-    thread or another, ends the iteration too.
+    its user was busy, is given first. ``close``, from this thread or another, ends the iteration
+    too.
     """
 
     def __init__(
@@ -197,16 +202,13 @@ class Stream:
         timeout_s: float | None = None,
         idle_s: float = IDLE_S,
         snapshot: bool = False,
-        latest: bool = False,
         queue: int = QUEUE,
     ) -> None:
         self.endpoint = endpoint or default_endpoint()
         self.prefixes = list(prefixes)
         self.reception = Reception()
-        self.skipped = 0
         self._timeout_s = timeout_s
         self._idle_s = idle_s
-        self._latest = latest
         self._context = zmq.Context()
         self._socket = _socket(self._context, self.endpoint, self.prefixes, queue)
         self._waiting: list[Received] = []
@@ -251,20 +253,7 @@ class Stream:
                 raise StopIteration
             return None
         self._heard_s = time.monotonic()
-        if self._latest:
-            self._drain_to_latest()
-            return self._waiting.pop(0) if self._waiting else None
         return self.reception.take(self._socket.recv_multipart())
-
-    def _drain_to_latest(self) -> None:
-        newest: dict[str, Received] = {}
-        with contextlib.suppress(zmq.Again):
-            for _ in range(QUEUE):
-                received = self.reception.take(self._socket.recv_multipart(zmq.NOBLOCK))
-                if received is not None:
-                    self.skipped += newest.pop(received.topic, None) is not None
-                    newest[received.topic] = received
-        self._waiting = list(newest.values())
 
     def close(self) -> None:
         """Let go of the socket, from any thread. One that iterates meanwhile comes to its end,
@@ -284,13 +273,6 @@ class Stream:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
-
-
-def raw(
-    prefixes: Iterable[str] = ("",), endpoint: str | None = None, timeout_s: float | None = None
-) -> Stream:
-    """Every message under the prefixes as (topic, payload, lost), None when idle for 50 ms."""
-    return Stream(prefixes, endpoint, timeout_s=timeout_s)
 
 
 class Gestures:

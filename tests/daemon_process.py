@@ -15,9 +15,8 @@ import msgspec
 import psutil
 import zmq
 
-from hgr_stream.cli.daemon import snapshot
 from hgr_stream.cli.demo import free_port
-from hgr_stream.client import ClientError
+from hgr_stream.client import ClientError, snapshot
 from hgr_stream.messages import Frame, Status, decode, encode
 from hgr_stream.stream import topics
 from hgr_stream.stream.bus import Outlet, read_daemon_file
@@ -88,7 +87,7 @@ class Daemon:
 
     def status(self) -> dict[str, Status]:
         with contextlib.suppress(ClientError):
-            rows = [decode(Status, payload) for _, payload in snapshot(self.endpoint, "status/")]
+            rows = [decode(Status, one.payload) for one in snapshot(self.endpoint, "status/")]
             self.told = {row.stage: row for row in rows}
             return self.told
         return {}

@@ -348,7 +348,7 @@ def test_a_closed_subscription_is_at_its_end() -> None:
     events.close()
     events.close()
     assert list(events) == []
-    stream = client.raw(endpoint=f"tcp://127.0.0.1:{free_port()}")
+    stream = client.Stream(endpoint=f"tcp://127.0.0.1:{free_port()}")
     stream.close()
     assert list(stream) == []
 

@@ -22,7 +22,7 @@ import pytest
 import zmq
 
 import hgr_stream
-from hgr_stream.client import Stream
+from hgr_stream.client import Stream, snapshot
 from hgr_stream.config import ConfigError
 from hgr_stream.daemon.recorder import check_path
 from hgr_stream.messages import Event, Frame, Hand, Status, Window, encode, joint_bytes
@@ -221,9 +221,7 @@ def test_a_late_subscriber_gets_the_present_state(daemon: Daemon) -> None:
     middle = next(i for i, f in enumerate(frames) if f.time_ns > 1.35e9)
     with feeding(daemon) as feeder:
         feeder.send(frames[:middle])
-        wait_until(
-            lambda: any(t.startswith("gesture/late/") for t, _ in _snapshot(daemon)), 5, "a begin"
-        )
+        wait_until(lambda: snapshot(daemon.endpoint, "gesture/late/"), 5, "a begin")
         with hgr_stream.subscribe(daemon.endpoint, kinds="all", device="late", timeout_s=5) as late:
             event = next(late)
             assert (event.kind, event.label) in {("begin", "RIGHT"), ("early", "RIGHT")}
@@ -231,12 +229,6 @@ def test_a_late_subscriber_gets_the_present_state(daemon: Daemon) -> None:
             assert "confirmed" in {e.kind for e in _until_final(late, event.id)}
     stages = daemon.status()
     assert {"gateway", "segmenter", "worker", "supervisor", "driver.idle"} <= set(stages)
-
-
-def _snapshot(daemon: Daemon) -> list[tuple[str, bytes]]:
-    from hgr_stream.cli.daemon import snapshot
-
-    return snapshot(daemon.endpoint, "gesture/")
 
 
 def _until_final(events: Iterator[Event], event_id: str) -> Iterator[Event]:

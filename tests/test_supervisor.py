@@ -24,7 +24,7 @@ from click.testing import CliRunner
 from hgr_stream import config
 from hgr_stream.cli.daemon import status as hgr_status
 from hgr_stream.cli.demo import free_port
-from hgr_stream.client import request
+from hgr_stream.client import Received, request
 from hgr_stream.daemon import supervisor as module
 from hgr_stream.daemon.keeper import Keeper
 from hgr_stream.daemon.processes import Process
@@ -190,7 +190,7 @@ def test_status_takes_nobody_for_up_who_was_not_heard_lately(
     monkeypatch: pytest.MonkeyPatch, age_s: int, state: str, code: int
 ) -> None:
     row = Status("worker", "boot", state, time.monotonic_ns() - age_s * 10**9, time.time_ns())  # type: ignore[arg-type]
-    told = [("status/worker", encode(row))]
+    told = [Received("status/worker", encode(row), 0)]
     monkeypatch.setattr("hgr_stream.cli.daemon.snapshot", lambda *_: told)
     assert CliRunner().invoke(hgr_status, ["--json"]).exit_code == code
 

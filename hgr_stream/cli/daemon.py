@@ -12,11 +12,10 @@ from typing import Any, Final, TypeVar
 import click
 import msgspec
 
-from ..client import ClientError, request, request_endpoint
+from ..client import request, snapshot
 from ..config import (
     Config,
     ConfigError,
-    default_endpoint,
     default_run_dir,
     is_name,
     load,
@@ -238,16 +237,6 @@ def _faults(settings: Config) -> list[str]:
     return found
 
 
-def snapshot(endpoint: str | None, prefix: str) -> list[tuple[str, bytes]]:
-    """The present state under a prefix, from the gateway."""
-    public = endpoint or default_endpoint()
-    reply = request(request_endpoint(public), {"op": "snapshot", "prefix": prefix})
-    answer = msgspec.msgpack.decode(reply)
-    if not answer["ok"]:
-        raise ClientError(answer["text"])
-    return [(topic, payload) for topic, payload, _ in answer["messages"]]
-
-
 @click.command(epilog="\b\nExamples:\n  hgr status\n  hgr status --json | jq .segmenter.counts\n")
 @connect_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON object, a key a stage.")
@@ -256,7 +245,7 @@ def status(connect: str | None, as_json: bool) -> None:
 
     Exit code 0 when every stage is up and was heard just now, 1 when one is not.
     """
-    rows = [decode(Status, payload) for _, payload in snapshot(connect, "status/")]
+    rows = [decode(Status, one.payload) for one in snapshot(connect, "status/")]
     rows.sort(key=lambda row: row.stage)
     now_ns = monotonic_ns()  # not the wall clock, which may be set
     ages_s = {row.stage: (now_ns - row.host_ns) / 1e9 for row in rows}

@@ -14,11 +14,11 @@ import click
 import msgspec
 import numpy as np
 
-from ..client import ClientError, Received, Stream, Subscription, ping, subscribe
+from ..client import ClientError, Received, Stream, Subscription, ping, snapshot, subscribe
 from ..messages import Event, Frame, MessageError, Status, Window, decode
 from ..skeleton import Float32
 from ..stream.clock import monotonic_ns
-from .daemon import connect_option, snapshot
+from .daemon import connect_option
 from .numbers import PATIENCE, SECONDS
 
 
@@ -34,8 +34,8 @@ def tell_unknown(endpoint: str | None, labels: Collection[str]) -> None:
     """Say on standard error which of these gestures the running daemon does not tell: one that is
     misspelt would be waited for in silence."""
     with contextlib.suppress(ClientError):  # nobody answers: told already
-        for _, payload in snapshot(endpoint, "status/worker"):
-            told = decode(Status, payload).labels
+        for one in snapshot(endpoint, "status/worker"):
+            told = decode(Status, one.payload).labels
             if told and (strange := [n for n in labels if n not in told]):
                 text = f"not told: {', '.join(strange)}; the daemon tells {', '.join(told)}"
                 click.echo(text, err=True)

@@ -29,15 +29,10 @@ TOPICS: Final[dict[str, Topic]] = {
 }
 
 
-def frame(device: str) -> str:
-    """The topic of a device's frames."""
-    return f"frame/{device}"
-
-
 def of(message: Frame | Window | Event | Truth | Status) -> str:
     """The topic that a message belongs to."""
     if isinstance(message, Frame):
-        return frame(message.device)
+        return f"frame/{message.device}"
     if isinstance(message, Window):
         return f"window/{message.device}/{message.hand}"
     if isinstance(message, Event):
