@@ -49,14 +49,15 @@ JOINTS: Final[tuple[str, ...]] = (
 )
 N_JOINTS: Final = len(JOINTS)  # 22
 WRIST, PALM = 0, 1
-THUMB_BASE, INDEX_BASE, MIDDLE_BASE, RING_BASE, PINKY_BASE = 2, 6, 10, 14, 18
+FINGER_BASES: Final = (2, 6, 10, 14, 18)
+THUMB_BASE, INDEX_BASE, MIDDLE_BASE, RING_BASE, PINKY_BASE = FINGER_BASES
 TIPS: Final = (5, 9, 13, 17, 21)
 
 #: Parent of each joint, -1 for the wrist. Fingers hang from the wrist, the palm is a marker.
 PARENTS: Final[tuple[int, ...]] = (
     -1,
     0,
-    *(parent for base in (2, 6, 10, 14, 18) for parent in (0, base, base + 1, base + 2)),
+    *(parent for base in FINGER_BASES for parent in (0, base, base + 1, base + 2)),
 )
 #: (parent, child) pairs, 21 of them, named by the child.
 BONES: Final[tuple[tuple[int, int], ...]] = tuple(

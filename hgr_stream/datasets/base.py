@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,10 @@ from ..skeleton import Float32, HandSample, Lack, Side
 
 if TYPE_CHECKING:
     from .takes import Takes
+
+
+#: Of hands to which their source gives no number: by their side.
+IDS: Final[dict[Side, int]] = {"left": 1, "right": 2, "unknown": 3}
 
 
 class DatasetError(ValueError):

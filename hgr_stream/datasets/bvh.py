@@ -46,7 +46,7 @@ from ..skeleton import (
     extend_tips,
     with_palm,
 )
-from .base import DatasetError, HandFrame, HandFrames
+from .base import IDS, DatasetError, HandFrame, HandFrames
 from .files import DEFAULT_FPS
 from .finger_names import finger_of
 from .people import PALM_M
@@ -58,7 +58,7 @@ MAX_NUMBERS: Final = 1 << 28
 _BLOCK: Final = 2048
 _MOTION: Final = re.compile(r"^[ \t]*MOTION[ \t]*$", re.MULTILINE)
 _AXES: Final = {"X": 0, "Y": 1, "Z": 2}
-_IDS: Final[dict[Side, int]] = {"left": 1, "right": 2}
+_SIDES: Final[tuple[Side, ...]] = ("left", "right")
 
 _METACARPAL: Final = re.compile(r"metacarp|carpal|inhand|palm", re.IGNORECASE)
 
@@ -244,7 +244,7 @@ def _find_hands(joints: list[Joint], notes: list[str]) -> list[_HandJoints]:
         if chain[-1] == joint.parent:
             chain.append(i)
     hands = []
-    for side in _IDS:
+    for side in _SIDES:
         fingers = {f: chains[side, f] for f in FINGERS if (side, f) in chains}
         if not fingers:
             continue
@@ -327,7 +327,7 @@ def _frames(
             time_ns,
             index,
             [
-                HandSample(_IDS[hand.side], hand.side, points[t], 1.0, hand.lacks)
+                HandSample(IDS[hand.side], hand.side, points[t], 1.0, hand.lacks)
                 for hand, points in zip(hands, canonical, strict=True)
             ],
         )

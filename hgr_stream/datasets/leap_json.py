@@ -29,9 +29,8 @@ from typing import Annotated, Any, Final
 import msgspec
 import numpy as np
 
+from ..messages import MAX_HANDS
 from ..skeleton import INDEX_BASE, MIDDLE_BASE, PINKY_BASE, THUMB_BASE, HandSample, Side, with_palm
-
-MAX_HANDS: Final = 256  # more is nonsense; messages refuses such a frame as a whole
 
 #: Why a hand was refused (the keys of what drivers and importers count).
 NO_BONES: Final = "no_bones"  #: SDK 1: palm and tips only

@@ -46,6 +46,7 @@ from typing import Final, Literal
 import msgspec
 import numpy as np
 
+from ..segmentation import PALM_RANGE_M
 from ..skeleton import (
     MEDIAPIPE_21,
     Float32,
@@ -56,7 +57,7 @@ from ..skeleton import (
     chirality,
     from_layout,
 )
-from .base import DatasetError, HandFrame, HandFrames
+from .base import IDS, DatasetError, HandFrame, HandFrames
 from .files import DEFAULT_FPS, MAX_FRAME, Faults, decode_item, json_items
 from .people import Points, m_per_unit
 
@@ -64,10 +65,6 @@ MAX_HANDS: Final = 64
 #: Of a picture whose size nobody tells.
 _ASPECT: Final = 4 / 3
 _MALFORMED: Final = "hands refused: not 21 finite points"
-#: The distance of wrist and middle base of a real hand is within this, in metres.
-_PALM_RANGE_M: Final = (0.02, 0.25)
-_IDS: Final[dict[Side, int]] = {"left": 1, "right": 2, "unknown": 3}
-
 
 _IMAGE: Final = ("hand_landmarks", "landmarks", "multi_hand_landmarks", "multiHandLandmarks")
 _WORLD: Final = (
@@ -213,7 +210,7 @@ def _moment(text: bytes, position: int, step_ns: float, told: _Size, faults: Fau
     for i in range(min(n, MAX_HANDS)):
         image = _points(images[i]) if i < len(images) else None
         world = _points(worlds[i]) if i < len(worlds) else None
-        if world is not None and not _PALM_RANGE_M[0] < _palm(world) < _PALM_RANGE_M[1]:
+        if world is not None and not PALM_RANGE_M[0] < _palm(world) < PALM_RANGE_M[1]:
             world = None
         if image is None and world is None:
             faults.add(_MALFORMED)
@@ -311,7 +308,7 @@ def _frames(moments: list[_Moment], notes: list[str]) -> Iterator[HandFrame]:
                 flat = np.zeros((21, 3))
                 flat[:, :2] = seen.image * flat_m_per_width
                 joints = from_layout(camera_to_canonical(flat), MEDIAPIPE_21)
-            number = next(n for n in range(_IDS[side], 4 * MAX_HANDS, 4) if n not in taken)
+            number = next(n for n in range(IDS[side], 4 * MAX_HANDS, 4) if n not in taken)
             taken.add(number)
             lacks: tuple[Lack, ...] = () if seen.world is not None else ("depth",)
             hands.append(HandSample(number, side, joints, seen.score, lacks))

@@ -42,7 +42,7 @@ import msgspec
 import numpy as np
 
 from ..skeleton import OPENXR_26, Float32, HandSample, Side, chirality, from_layout
-from .base import DatasetError, HandFrame, HandFrames, HandSequence
+from .base import IDS, DatasetError, HandFrame, HandFrames, HandSequence
 from .files import DEFAULT_FPS, MAX_FRAME, Faults, decode_item, json_items
 from .people import Points
 from .shrec22 import load_shrec22
@@ -75,7 +75,6 @@ _TIMES: Final = {
 }
 _SIDES: Final = ("side", "hand", "handedness")
 _NUMBERS: Final = ("frame", "frame_id", "index")
-_IDS: Final[dict[Side, int]] = {"left": 1, "right": 2, "unknown": 3}
 _NOISE: Final = re.compile(r"xr_hand_joint_|_ext$|finger|phalanx|hand|joint")
 _COLUMN: Final = re.compile(r"(.+?)[_. ](?:pos(?:ition)?[_. ]?)?([xyz])")
 _MALFORMED: Final = "hands refused: joints missing, not valid, or not finite"
@@ -240,9 +239,9 @@ def _json_hand(fields: _Fields, time_ns: int, index: int, faults: Faults) -> _Se
     hand = _hand(points, side, faults)
     if hand is None:
         return None
-    number = decode_item(fields["id"], int) if "id" in fields else _IDS[side]
+    number = decode_item(fields["id"], int) if "id" in fields else IDS[side]
     if not abs(number) < 2**62:
-        number = _IDS[side]
+        number = IDS[side]
     confidence = decode_item(fields["confidence"], float) if "confidence" in fields else 1.0
     return _Seen(time_ns, index, side, hand, number, min(max(confidence, 0.0), 1.0))
 
@@ -336,7 +335,7 @@ def _from_csv(
             joints = _hand(points, whose, faults)
             hands = []
             if joints is not None:
-                hands = [_Seen(round(time_ns), index, whose, joints, _IDS[whose], 1.0)]
+                hands = [_Seen(round(time_ns), index, whose, joints, IDS[whose], 1.0)]
             yield round(time_ns), index, hands
     except csv.Error as error:
         faults.add("rows unreadable, and all after", str(error))

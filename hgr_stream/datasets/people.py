@@ -43,7 +43,7 @@ from ..skeleton import (
     camera_to_canonical,
     from_layout,
 )
-from .base import DatasetError, HandFrame, HandFrames
+from .base import IDS, DatasetError, HandFrame, HandFrames
 from .files import Faults
 
 Points = NDArray[np.float64]
@@ -63,7 +63,6 @@ MAX_STEP: Final = 0.5
 _MAX_COORDINATE: Final = 1e6
 _WRIST, _MIDDLE = 0, 9
 _PALM_POINTS: Final = (0, 5, 9, 13, 17)
-_IDS: Final[dict[Side, int]] = {"left": 1, "right": 2, "unknown": 3}
 
 #: Why a hand was refused, as counted.
 LOW_CONFIDENCE: Final = "hands refused: hardly seen (mean confidence under 0.2)"
@@ -274,7 +273,7 @@ def recording(name: str, pictures: Sequence[Picture], faults: Faults) -> HandFra
             if who is not None:
                 last[who.number] = picture.time_ns
                 hands[who.number] = [
-                    _frame_hand(hand, _IDS[hand.side], origin, scales[who.arrival, hand.side])
+                    _frame_hand(hand, IDS[hand.side], origin, scales[who.arrival, hand.side])
                     for hand in person.hands
                 ]
         # Who has left is told as absent for a while, so that their gestures end at once.
@@ -333,7 +332,7 @@ class LiveLifter:
                 palms = self._places[number].palms.setdefault(hand.side, deque(maxlen=SCALE_FRAMES))
                 palms.append(hand.palm)
                 scale = m_per_unit(palms)
-                hands.append(_frame_hand(hand, 4 * number + _IDS[hand.side], self._origin, scale))
+                hands.append(_frame_hand(hand, 4 * number + IDS[hand.side], self._origin, scale))
         return hands
 
     def _placed(self, here: set[int], time_ns: int) -> dict[int, int]:

@@ -10,11 +10,21 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from ..skeleton import MIDDLE_BASE, N_JOINTS, PARENTS, WRIST, Float32, with_palm
+from ..skeleton import (
+    FINGER_BASES,
+    INDEX_BASE,
+    MIDDLE_BASE,
+    N_JOINTS,
+    PARENTS,
+    PINKY_BASE,
+    WRIST,
+    Float32,
+    with_palm,
+)
 
-_CHILDREN = np.array([c for c in range(1, N_JOINTS) if c != 1])
-_FINGERS = np.array([[base, base + 1, base + 2, base + 3] for base in (2, 6, 10, 14, 18)])
-_INDEX_BASE, _PINKY_BASE = 6, 18
+_CHILDREN = np.arange(2, N_JOINTS)  # of the bones: neither wrist nor palm
+_PARENTS = np.array(PARENTS[2:])
+_FINGERS = np.array([[base, base + 1, base + 2, base + 3] for base in FINGER_BASES])
 #: How far each finger turns sideways when all are spread, the thumb not.
 _SPREAD = np.array([0.0, -1.5, -0.5, 0.5, 1.5])
 
@@ -31,10 +41,10 @@ def speeds(
     x0.4-2.4), and slow waves about it."""
     slow, fast = (SLOWEST, FASTEST) if rng.random() < wide else (0.75, 1.3)
     overall = rng.uniform(np.log(slow), np.log(fast)) * strength
-    return np.exp(overall + 0.15 * strength * _waves(frames, rate_hz, rng, 1)[:, 0])
+    return np.exp(overall + 0.15 * strength * waves(frames, rate_hz, rng, 1)[:, 0])
 
 
-def _waves(frames: int, rate_hz: float, rng: np.random.Generator, channels: int) -> NDArray:
+def waves(frames: int, rate_hz: float, rng: np.random.Generator, channels: int) -> NDArray:
     """(frames, channels) smooth noise of about unit deviation, knots every 0.4 s."""
     knots = max(int(frames / rate_hz / 0.4) + 2, 4)
     values = rng.standard_normal((knots, channels)) * 1.2
@@ -78,8 +88,7 @@ def rotation(rng: np.random.Generator, strength: float) -> NDArray[np.float32]:
 
 def proportions(joints: Float32, rng: np.random.Generator, strength: float) -> Float32:
     """Another hand: every bone its own length (10 %), fingers (6 %) and size (12 %) besides."""
-    parents = np.array([PARENTS[c] for c in _CHILDREN])
-    bones = joints[:, _CHILDREN] - joints[:, parents]
+    bones = joints[:, _CHILDREN] - joints[:, _PARENTS]
     scale = rng.normal(1, 0.06, (5, 1)) * rng.normal(1, 0.10, (5, 4))
     scale = 1 + (np.clip(scale * rng.normal(1, 0.12), 0.6, 1.5) - 1) * strength
     bones = bones * scale.reshape(1, 20, 1).astype(np.float32)
@@ -114,7 +123,7 @@ def palm_axes(joints: Float32) -> Float32:
     palm's normal."""
     wrist = joints[:, WRIST]
     along = _unit(joints[:, MIDDLE_BASE] - wrist)
-    normal = np.cross(joints[:, _INDEX_BASE] - wrist, joints[:, _PINKY_BASE] - wrist)
+    normal = np.cross(joints[:, INDEX_BASE] - wrist, joints[:, PINKY_BASE] - wrist)
     side = _unit(np.cross(along, normal))
     return np.stack([side, along, np.cross(side, along)], 1)
 
@@ -182,11 +191,11 @@ def hand(
     centre = palm.mean(0)
     local = joints - palm[:, None]
     travel = np.exp(rng.uniform(np.log(0.65), np.log(1.45)) * min(strength, 1.2))
-    drift = 0.012 * strength * _waves(frames, rate_hz, rng, 3)
+    drift = 0.012 * strength * waves(frames, rate_hz, rng, 3)
     palm = (palm - centre) * travel + drift
     joints = (local + palm[:, None]).astype(np.float32) @ rotation(rng, strength).T
     # Fingers tremble slowly as well as frame by frame: trackers guess what they do not see.
-    wobble = _waves(frames, rate_hz, rng, 60).reshape(frames, 20, 3) * rng.uniform(0, 0.004)
+    wobble = waves(frames, rate_hz, rng, 60).reshape(frames, 20, 3) * rng.uniform(0, 0.004)
     joints[:, 2:] += (wobble * strength).astype(np.float32)
     noise = rng.uniform(0, 0.0018) * strength
     joints += rng.standard_normal(joints.shape, dtype=np.float32) * np.float32(noise)

@@ -25,7 +25,6 @@ from ..datasets.gestures import Gestures, in_order
 from ..datasets.takes import Takes, fingerprints
 from ..skeleton import PARENTS, WRIST, Float32, lacked, with_palm
 from . import augment
-from .augment import _waves
 from .streams import resample
 
 _CHILDREN: Final = np.arange(2, len(PARENTS))
@@ -302,8 +301,8 @@ class _Reel:
         if n < 2:
             return
         ease = np.minimum(np.arange(1, n + 1) / (0.3 * self.rate_hz), 1.0)[:, None]
-        drift = _waves(n, self.rate_hz, self.rng, 3) * self.rng.uniform(0, 0.006)
-        bend = _waves(n, self.rate_hz, self.rng, 60).reshape(n, 20, 3)
+        drift = augment.waves(n, self.rate_hz, self.rng, 3) * self.rng.uniform(0, 0.006)
+        bend = augment.waves(n, self.rate_hz, self.rng, 60).reshape(n, 20, 3)
         bones = _unit(pose.bones + ease[..., None] * bend * self.rng.uniform(0, 0.06))
         wrist = pose.wrist + ease * drift
         self._add(self.hand.joints(wrist, bones), self.rate_hz, self.hand.noise_m)
