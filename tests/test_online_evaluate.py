@@ -119,7 +119,7 @@ def live_session(numbered: bool) -> Recording:
         Truth("live", "", "A", first_ns + at_s * 10**9, first_ns + (at_s + 1) * 10**9)
         for at_s in (54, 57)
     ]
-    return Recording("live", Path("live.mcap"), "live", frames, truths)
+    return Recording("live", Path("live.mcap"), frames, truths)
 
 
 @pytest.mark.parametrize("numbered", [True, False])
@@ -173,7 +173,7 @@ def test_the_pipeline_on_a_recording_with_truth_and_its_picture(tmp_path: Path) 
     frames = swipe_frames(3)
     strokes = [(1.0, 1.4), (7.4, 7.8), (13.8, 14.2)]
     truths = [Truth("test", "right", "RIGHT", int(a * 1e9), int(b * 1e9)) for a, b in strokes]
-    recording = Recording("swipes", tmp_path / "x", "swipes", frames, truths)
+    recording = Recording("swipes", tmp_path / "x", frames, truths)
     result, reports = evaluate(bundle, [recording], "any")
     confirmed = reports["confirmed"]
     assert (confirmed.benchmark.f1, confirmed.edit_accuracy) == (1.0, 1.0)
@@ -211,7 +211,7 @@ def test_thresholds_are_raised_where_they_cost_least() -> None:
 def test_tuning_rids_a_recording_of_its_false_events(tmp_path: Path) -> None:
     bundle = load(save_palm_model(tmp_path / "palm.pt"))
     truths = [Truth("test", "right", "RIGHT", int(1.0e9), int(1.4e9))]  # of three strokes
-    recording = Recording("swipes", tmp_path / "x", "swipes", swipe_frames(3), truths)
+    recording = Recording("swipes", tmp_path / "x", swipe_frames(3), truths)
     tuned = tune(bundle, [recording], 1.0)
     assert tuned.before.benchmark.false_per_hour > 100
     assert tuned.after.benchmark.false_per_hour == 0.0
@@ -222,7 +222,7 @@ def test_tuning_rids_a_left_hand_of_its_false_events_too(tmp_path: Path) -> None
     bundle = load(save_palm_model(tmp_path / "palm.pt", mirrors=True))
     truths = [Truth("test", "left", "RIGHT", int(1.0e9), int(1.4e9))]  # of three strokes
     frames = left_hands(swipe_frames(3))
-    recording = Recording("swipes", tmp_path / "x", "swipes", frames, truths)
+    recording = Recording("swipes", tmp_path / "x", frames, truths)
     tuned = tune(bundle, [recording], 1.0)
     assert tuned.before.benchmark.false_per_hour > 100
     assert tuned.after.benchmark.false_per_hour == 0.0
@@ -259,7 +259,7 @@ def test_false_events_are_allowed_by_the_hours_of_a_live_recording(tmp_path: Pat
         f.seq, f.time_ns = f.seq + len(idle), f.time_ns + hand_s * 10**9
     strokes = [(hand_s + 1.0, hand_s + 1.4), (hand_s + 7.4, hand_s + 7.8)]  # of three
     truths = [Truth("test", "right", "RIGHT", int(a * 1e9), int(b * 1e9)) for a, b in strokes]
-    recording = Recording("kiosk", tmp_path / "x", "kiosk", [*idle, *moved], truths)
+    recording = Recording("kiosk", tmp_path / "x", [*idle, *moved], truths)
     idle_s = moved[-1].time_ns / 1e9 - 0.8
     assert tune(bundle, [recording], 3600 / (idle_s - 1)).threshold == {}
     assert tune(bundle, [recording], 3600 / (idle_s + 1)).threshold.keys() == {"RIGHT"}
@@ -283,7 +283,7 @@ def swipes(bundle_rate: float = 100.0) -> Recording:
     strokes = [(1.0, 1.4), (7.4, 7.8), (13.8, 14.2)]
     truths = [Truth("test", "right", "RIGHT", int(a * 1e9), int(b * 1e9)) for a, b in strokes]
     frames = swipe_frames(3, rate_hz=bundle_rate)
-    return Recording("swipes", Path("x"), "swipes", frames, truths)
+    return Recording("swipes", Path("x"), frames, truths)
 
 
 def test_a_tape_gives_the_pipelines_events_under_any_settings(tmp_path: Path) -> None:
@@ -467,7 +467,7 @@ def test_a_truth_file_of_ones_own(tmp_path: Path) -> None:
 )
 def test_what_is_wrong_in_a_truth_file_is_told(tmp_path: Path, text: str, told: str) -> None:
     frames = swipe_frames(3)
-    recording = Recording("one", tmp_path / "one.mcap", "one", frames)
+    recording = Recording("one", tmp_path / "one.mcap", frames)
     path = tmp_path / "one.csv"
     path.write_text(text)
     with pytest.raises(DatasetError, match=re.escape(f"{path}{told}")):

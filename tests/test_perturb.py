@@ -28,7 +28,7 @@ def palm(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 def swipes() -> Recording:
     strokes = [(1.0, 1.4), (7.4, 7.8), (13.8, 14.2)]
     truths = [Truth("test", "right", "RIGHT", int(a * 1e9), int(b * 1e9)) for a, b in strokes]
-    return Recording("swipes", Path("x"), "swipes", swipe_frames(3), truths)
+    return Recording("swipes", Path("x"), swipe_frames(3), truths)
 
 
 def changed(text: str) -> tuple[list[Frame], Recording]:

@@ -442,7 +442,7 @@ def test_gestures_of_the_other_hand_are_not_this_ones() -> None:
             Truth("test", hand, label, at * 10**9, (at + 1) * 10**9)
             for hand, label, at in zip(hands, ("WAVE", "RIGHT"), (3, 1), strict=True)
         ]
-        recording = Recording("x", Path("x"), "x", frames, truths)
+        recording = Recording("x", Path("x"), frames, truths)
         (q,) = sequences_of(recording, told.append)
         assert q.side == "right"
         return [s.label for s in q.segments]

@@ -231,7 +231,6 @@ class Runner(Shell):
         self.pace = PaceJudge(driver.time_unit_ns)
         self.exit_code = 0
         self.is_open = False
-        self.ended = False
         self._retry_s = 0.0
         self._heard_s = 0.0  # the last sample, opening or complaint
         self._sample_s = 0.0
@@ -333,7 +332,6 @@ class Runner(Shell):
     def _end(self) -> None:
         for frame in self.stamper.ends(monotonic_ns(), time.time_ns()):
             self.outlet.send(topics.of(frame), encode(frame), lossless=True)
-        self.ended = True
         self.stop()
 
     def beat(self) -> None:
@@ -365,7 +363,7 @@ def run(driver: Driver, device: str, run_dir: Path, *, supervised: bool = False)
     Returns the exit code; raises BusError when no daemon runs there. One that is not supervised
     ends with the daemon: it would wait for nobody, or speak to nobody."""
     runner = Runner(driver, device, run_dir, supervised=supervised)
-    return Shell.run(runner, supervised=supervised) or runner.exit_code
+    return runner.run(supervised=supervised) or runner.exit_code
 
 
 def main() -> int:

@@ -172,14 +172,13 @@ _mcap: Final = _ending(".mcap")
 class Recording:
     """One sequence of frames. ``frames`` may be iterated again and again.
 
-    name: unique in its file; sequence_id: the benchmark's number ("17"), or the file's stem.
+    name: unique in its file; of a benchmark's sequence it is its number ("17").
     truths: what is performed in it, if the source says so, on the frames' stream time. silent: it
     is known that nothing is. takes: the isolated gestures that it was spliced of.
     """
 
     name: str
     file: Path
-    sequence_id: str
     frames: Iterable[Frame]
     truths: list[Truth] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -387,9 +386,9 @@ def _open(file: Path, format: Format, fps: float | None) -> Iterator[Recording]:
             raise DatasetError(str(error)) from None
         truths = list(reader.truths())
         # The list stays the reader's own: what is wrong shows as the frames are read.
-        yield Recording(file.stem, file, sequence_id(file), reader, truths, reader.notes)
+        yield Recording(file.stem, file, reader, truths, reader.notes)
         return
     for source in SOURCES[format].load(file, fps):
         frames = StreamFrames(source, format)
         truths = truths_of(source, format) if isinstance(source, HandSequence) else []
-        yield Recording(source.name, file, source.name, frames, truths, source.notes)
+        yield Recording(source.name, file, frames, truths, source.notes)

@@ -53,7 +53,6 @@ class Shrec17Sequence(HandSequence):
 
     gesture: int = 0
     finger: int = 0
-    essai: int = 0
     label14: int = 0
     label28: int = 0
     split: str = ""  #: "train" or "test" when a list says so
@@ -182,7 +181,6 @@ def _from_text(path: Path, unshear: bool) -> Shrec17Sequence:
         notes=table.notes,
         gesture=g,
         finger=f,
-        essai=e,
         label14=g if known else 0,
         label28=2 * (g - 1) + f if known else 0,
         dhg=dhg,

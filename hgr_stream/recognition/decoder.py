@@ -190,11 +190,6 @@ class Decoder:
         self._begin_run = 0
         return events
 
-    @property
-    def busy(self) -> bool:
-        """A gesture is open."""
-        return self._open is not None
-
     # --- one tick -------------------------------------------------------------------------------
 
     def _step(self, now_ns: int, probs: Float32, edges: Float32, events: list[Event]) -> None:

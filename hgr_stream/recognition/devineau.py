@@ -223,10 +223,10 @@ class Devineau(nn.Module):
 
 # -- inference -------------------------------------------------------------------------------------
 
-# Fixed, and written out as 4, 3 and 10 (the inputs that a row's outputs see: 4 + 2 * 3) where
-# TorchScript reads:
-_STEP = 4  # outputs of a convolution that one row of a matrix product gives
-_REACH = 3  # half of the taps, which is the padding
+#: Outputs of a convolution that one row of a matrix product gives. Where TorchScript reads it is
+#: written out as 4, half of the taps, which is the padding, as 3, and the inputs that a row's
+#: outputs see, 4 + 2 * 3, as 10.
+_STEP = 4
 
 
 def _block_weights(weight: Tensor, step: int = _STEP) -> Tensor:

@@ -234,7 +234,7 @@ def report(
         list(names),
         per_subject,
         float(np.std(list(per_subject.values()))),
-        calibration_error(final.max(1), final.argmax(1) == labels, BINS),
+        calibration_error(final.max(1), right, BINS),
         {
             f"{f:g}": float((given[:, k].argmax(1) == labels).mean())
             for k, f in enumerate(fractions)

@@ -162,9 +162,7 @@ def spliced_recordings(
 def recording_of(sequence: HandSequence, file: Path, device: str) -> Recording:
     """A sequence as the recording of a device, with its segments as truth."""
     frames, truths = StreamFrames(sequence, device), truths_of(sequence, device)
-    return Recording(
-        sequence.name, file, sequence.name, frames, truths, sequence.notes, takes=sequence.takes
-    )
+    return Recording(sequence.name, file, frames, truths, sequence.notes, takes=sequence.takes)
 
 
 def _shrec17(root: Path, split: str) -> Gestures:

@@ -82,7 +82,7 @@ def silences(seconds: float) -> Iterable[tuple[str, list[Recording]]]:
         # It performs once, soon after its start, and then pauses for longer than is looked at.
         frames = synthetic_frames(PAUSE_S + 10, pause_s=600, gestures=["ONE"], seed=seed)
         frames = [f for f in frames if f.time_ns > frames[0].time_ns + 10_000_000_000]
-        rests.append(Recording(f"rest{seed}", Path("rest"), "rest", frames))
+        rests.append(Recording(f"rest{seed}", Path("rest"), frames))
     yield "synthetic hand at rest", rests
     leap = DATA / "leap_recordings"
     if leap.is_dir():

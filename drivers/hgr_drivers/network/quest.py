@@ -75,7 +75,6 @@ class QuestDecoder:
         try:
             from hand_tracking_sdk import (
                 HeadPosePacket,
-                LandmarksPacket,
                 ParseError,
                 WristPacket,
                 parse_line,
@@ -89,7 +88,6 @@ class QuestDecoder:
         self._parse = parse_line
         self._error = ParseError
         self._head_kind, self._wrist_kind = HeadPosePacket, WristPacket
-        self._landmarks_kind = LandmarksPacket
         self._face_head, self._given_deg = face_head, heading_deg
         self._head_deg: float | None = None
         self._facing_deg = 0.0
