@@ -35,6 +35,7 @@ from .distort import Distortion
 from .isolated_outputs import calibrated, fit_none
 from .isolated_recipe import Net, Recipe, TrainingError, Units, build, log_scores, units_of
 from .learnt import Learnt
+from .optimiser import adamw
 from .runs import (
     BEST,
     LAST,
@@ -254,16 +255,8 @@ class _Loop:
         ).to(device)
         self.average = Average(self.net, recipe.keep)
         self.beside = self._beside(also).to(device)
-        learnt = [*self.net.parameters(), *self.beside.parameters()]
-        weights = [p for p in learnt if p.ndim > 1]
-        others = [p for p in learnt if p.ndim <= 1]
-        self.optimiser = torch.optim.AdamW(
-            [
-                {"params": weights, "weight_decay": recipe.decay},
-                {"params": others, "weight_decay": 0.0},
-            ],
-            lr=recipe.rate,
-        )
+        learnt = (*self.net.parameters(), *self.beside.parameters())
+        self.optimiser = adamw(learnt, recipe.rate, recipe.decay)
         self.draw = torch.Generator().manual_seed(recipe.seed)
         self.step, self.epoch, self.spent_s = 0, 0, 0.0
         self.best: dict[str, float] = {}

@@ -36,6 +36,7 @@ from .draw import (
     draw_segment,
 )
 from .online_beside import WEIGHT, BesideSet, WithHeads, draw_beside, entropy
+from .optimiser import adamw
 from .streams import Stream
 
 #: (share done 0..1, what to show); return nothing. Raise to stop.
@@ -73,16 +74,6 @@ class _Clock:
         return self.schedule.rate * warm * 0.5 * (1 + math.cos(math.pi * share))
 
 
-def _optimizer(module: nn.Module, schedule: Schedule) -> torch.optim.Optimizer:
-    weights = [p for p in module.parameters() if p.ndim > 1]
-    others = [p for p in module.parameters() if p.ndim <= 1]
-    groups = [
-        {"params": weights, "weight_decay": schedule.decay},
-        {"params": others, "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=schedule.rate)
-
-
 def _half_is_fast() -> bool:
     """Whether this processor multiplies matrices of 16-bit numbers (twice as fast, as good)."""
     told: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
@@ -99,18 +90,18 @@ def _fit(
 ) -> tuple[M, int]:
     """Train ``module`` on the loss of one batch after another; its averaged weights in eval mode,
     and the steps made. The loss that is shown remembers ``memory`` of the one before."""
-    optimizer = _optimizer(module, schedule)
+    optimiser = adamw(module.parameters(), schedule.rate, schedule.decay)
     average = Average(module, 0.995)
     clock = _Clock(schedule)
     step, shown = 0, 0.0
     while (share := clock.share(step)) < 1.0:
-        for group in optimizer.param_groups:
+        for group in optimiser.param_groups:
             group["lr"] = clock.rate(share)
         loss = loss_of_batch()
-        optimizer.zero_grad(set_to_none=True)
+        optimiser.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(module.parameters(), 2.0)
-        optimizer.step()
+        optimiser.step()
         average.update(module, step)
         shown = loss.item() if step == 0 else memory * shown + (1 - memory) * loss.item()
         step += 1
