@@ -159,7 +159,8 @@ def foreign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (site / "moody.py").write_text(textwrap.dedent(FOREIGN))
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: moody\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text("[hgr_stream.drivers]\nmoody = moody:Moody\n")
-    monkeypatch.setenv("PYTHONPATH", str(site))
+    paths = [str(site), *filter(None, [os.environ.get("PYTHONPATH")])]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
     return site
 
 
