@@ -20,8 +20,8 @@ from .telling import tell, tell_left_out
 
 if TYPE_CHECKING:
     from ..recognition.bundle import Bundle
-    from ..training.metrics import Rule
-    from ..training.online_evaluate import Grade, OnlineReport, Played
+    from ..training.metrics import Grade, Rule
+    from ..training.online_evaluate import OnlineReport, Played
 
 #: The benchmark whose rule scores a data set; spliced streams are scored by SHREC'21's.
 RULES: dict[str, Rule] = {

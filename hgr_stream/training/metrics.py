@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from .intervals import Interval, by_recording, byar
 
 Rule = Literal["shrec21", "shrec22", "any"]
+#: Which events are judged: those told at the gesture's end, or the labels that were told early.
+Grade = Literal["confirmed", "early"]
 
 
 @dataclass(frozen=True)

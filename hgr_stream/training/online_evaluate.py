@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,9 +26,8 @@ from ..recognition.choice import Choice
 from ..recognition.recogniser import Recogniser, Scores
 from ..segmentation import Segmenter, WindowSpec
 from .intervals import Interval
-from .metrics import Report, Rule, Span, calibration_error, pair, score_with_limits
+from .metrics import Grade, Report, Rule, Span, calibration_error, pair, score_with_limits
 
-Grade = Literal["confirmed", "early"]
 GRADES: tuple[Grade, ...] = ("confirmed", "early")
 
 

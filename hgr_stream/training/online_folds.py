@@ -19,10 +19,10 @@ from ..datasets.base import HandSequence
 from ..recognition.options import DecoderOptions, Metadata
 from .intervals import rounded
 from .learnt import Learnt
-from .metrics import Report, Span, score_with_limits
+from .metrics import Grade, Report, Span, score_with_limits
 from .recipe import SCORED, Outcome, Recipe, Trained, Watch, refuse_shared, train_online
 from .streams import Stream, labels_of, to_streams
-from .validate import Grade, decode, scored, spans, truths
+from .validate import decode, scored, spans, truths
 
 
 @dataclass

@@ -25,12 +25,11 @@ from ..skeleton import lacked
 from .draw import NO_SHARES, ChunkRule, Shares
 from .learnt import Learnt
 from .made_with import versions
-from .metrics import Report, Rule
+from .metrics import Grade, Report, Rule
 from .online import Progress, Schedule, train_dater, train_network, train_verifier
 from .online_beside import BesideSet
 from .streams import Stream, labels_of, split, to_streams
 from .validate import (
-    Grade,
     calibrate,
     calibrate_verifier,
     duration_bounds,

@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import product
-from typing import Literal
 
 import msgspec
 import numpy as np
@@ -27,11 +26,10 @@ from ..recognition.recogniser import Scores, refined, softmax
 from ..recognition.segments import SegmentDater, SegmentVerifier
 from ..recognition.steppers import of_segment
 from ..skeleton import Float32
-from .metrics import Report, Rule, Span, overlap, score
+from .metrics import Grade, Report, Rule, Span, overlap, score
 from .streams import Stream, distorted, on_grid
 
 Say = Callable[[str], None]
-Grade = Literal["confirmed", "early"]
 
 
 @dataclass
