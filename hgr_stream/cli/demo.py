@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from rich.console import Group
 
 DEVICE = "synthetic"
-#: Overlap rule: an event belongs to the performed gesture of its label that it overlaps.
+#: So long after the performance what it brought may still come.
 SETTLE_S = 1.0
 #: By then the first gesture must have been performed, the daemon's start included.
 START_S = 90.0
@@ -77,7 +77,8 @@ class Score:
                 self.told.append(message)
 
     def matches(self) -> tuple[dict[int, Event], list[Event]]:
-        """(index of the performed gesture -> its event, events that belong to none)."""
+        """(index of the performed gesture -> its event, events that belong to none). An event
+        belongs to the performed gesture of its label that it overlaps."""
         found: dict[int, Event] = {}
         wrong = []
         for event in self.told:
