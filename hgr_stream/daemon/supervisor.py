@@ -182,6 +182,8 @@ class Supervisor:
                 self._tend(child, now_s)
             if now_s >= next_own_s:
                 next_own_s = now_s + 1.0
+                self._see_guests_off()
+                self._tell_given_up()
                 self._tell_own()
                 if not self._at_home() and self._home_again():
                     self.log.warning("%s was removed; everything is started anew", self.dir)
@@ -353,10 +355,14 @@ class Supervisor:
         )
         self.outlet.tell(topics.of(status), encode(status))
 
-    def _tell_own(self) -> None:
+    def _tell_given_up(self) -> None:
+        """Of the stages that were given up: they say nothing more, and a gateway may be new."""
         for child in self.children.values():
-            if child.keeper.state == "gave-up":  # it says nothing more, and a gateway may be new
+            if child.keeper.state == "gave-up":
                 self._tell(child, "gave-up", child.keeper.reason)
+
+    def _tell_own(self) -> None:
+        """The supervisor's own heartbeat."""
         keepers = [child.keeper for child in self.children.values()]
         states = [keeper.state for keeper in keepers]
         troubled = any(
@@ -364,7 +370,6 @@ class Supervisor:
         )
         troubled |= bool(self._homeless)
         starting = "starting" in states or "waiting" in states
-        self._see_guests_off()
         fault = self._deserted()
         if fault and not self._told_deserted:
             self.log.warning("%s; mend it and start again (hgr replay FILE feeds us, too)", fault)
@@ -377,7 +382,7 @@ class Supervisor:
             wall_ns=time.time_ns(),
             pid=os.getpid(),
             counts={
-                "restarts": sum(c.keeper.restarts for c in self.children.values()),
+                "restarts": sum(keeper.restarts for keeper in keepers),
                 "malformed": self._refused,
             },
             message="; ".join(filter(None, (f"model {self.metadata.name}", fault, self._homeless))),
