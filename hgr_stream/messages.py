@@ -28,6 +28,7 @@ MAX_MESSAGE_BYTES: Final = 1 << 20
 MAX_HANDS: Final = 256
 
 Kind = Literal["begin", "update", "early", "confirmed", "cancelled"]
+StageState = Literal["starting", "up", "degraded", "down", "restarting", "gave-up", "stopped"]
 
 
 class MessageError(ValueError):
@@ -148,7 +149,7 @@ class Status(msgspec.Struct, omit_defaults=True):
 
     stage: str
     boot_id: str
-    state: Literal["starting", "up", "degraded", "down", "restarting", "gave-up", "stopped"]
+    state: StageState
     host_ns: int
     wall_ns: int
     pid: int = 0

@@ -23,7 +23,7 @@ import msgspec
 import zmq
 
 from ..faults import worth_telling
-from ..messages import Status, encode
+from ..messages import StageState, Status, encode
 from ..stream.bus import DaemonInfo, read_daemon_file
 from ..stream.clock import monotonic_ns
 
@@ -102,7 +102,7 @@ class Shell(ABC):
         self.counts: Counter[str] = Counter()
         self.gauges: dict[str, float] = {}
         self.labels: list[str] = []
-        self.state = "up"
+        self.state: StageState = "up"
         self.message = ""
         self.poller = zmq.Poller()
         self._stop = threading.Event()
@@ -176,7 +176,7 @@ class Shell(ABC):
         if worth_telling(self.counts["malformed"]):
             self.log.warning("refused a message: %s", error)
 
-    def send_status(self, state: str | None = None, message: str | None = None) -> None:
+    def send_status(self, state: StageState | None = None, message: str | None = None) -> None:
         """A heartbeat, now."""
         if state is not None:
             self.state = state
@@ -186,7 +186,7 @@ class Shell(ABC):
         status = Status(
             stage=self.stage,
             boot_id=self.boot_id,
-            state=self.state,  # type: ignore[arg-type]
+            state=self.state,
             host_ns=monotonic_ns(),
             wall_ns=time.time_ns(),
             pid=os.getpid(),

@@ -26,7 +26,7 @@ import zmq
 from .. import __version__
 from ..config import Config, has_ipc, run_dir
 from ..faults import error_line, worth_telling
-from ..messages import MessageError, Status, decode, encode
+from ..messages import MessageError, StageState, Status, decode, encode
 from ..recognition.bundle import ModelError, read_metadata, resolve
 from ..recognition.choice import settings
 from ..stream import topics
@@ -342,12 +342,12 @@ class Supervisor:
                 )
                 self.outlet.tell(topics.of(over), encode(over))
 
-    def _tell(self, child: Child, state: str, message: str) -> None:
+    def _tell(self, child: Child, state: StageState, message: str) -> None:
         last = child.status
         status = Status(
             stage=child.process.stage,
             boot_id=last.boot_id if last else self.boot_id,
-            state=state,  # type: ignore[arg-type]
+            state=state,
             host_ns=monotonic_ns(),
             wall_ns=time.time_ns(),
             counts={**(last.counts if last else {}), "restarts": child.keeper.restarts},
