@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from ..config import Config
+from ..config import Config, Segmentation
 from ..datasets.base import DatasetError
 from ..datasets.convert import Format, Recording, open_recordings
 from .configured import model_and_config
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ..recognition.bundle import Bundle
     from ..training.metrics import Grade, Rule
     from ..training.online_evaluate import OnlineReport, Played
+    from ..training.thresholds import Tuned
 
 #: The benchmark whose rule scores a data set; spliced streams are scored by SHREC'21's.
 RULES: dict[str, Rule] = {
@@ -186,7 +187,6 @@ def evaluate_online_command(
     from ..recognition.bundle import ModelError, load
     from ..training.material import ISOLATED
     from ..training.online_evaluate import evaluate
-    from ..training.online_evaluate import timeline as draw
     from ..training.perturb import parse, perturbed
 
     if truth is not None and silent:
@@ -234,33 +234,12 @@ def evaluate_online_command(
         report = as_object(bundle, dataset, part, played, reports)
         click.echo(json.dumps({**report, "rule": rule, "perturbed": [str(c) for c in changes]}))
     elif silent:
-        hours = sum(p.seconds for p in played) / 3600
-        in_view = sum(p.hand_s for p in played) / 3600
-        for grade, r in reports.items():
-            low, high = r.intervals.get("false_per_hour", (0.0, float("inf")))
-            click.echo(
-                f"{grade:9}  {r.benchmark.strays} false events in {hours:.2f} h, "
-                f"{r.benchmark.false_per_hour:.1f} an hour (95 %: {low:.1f} to {high:.1f})"
-            )
-            which = sorted(r.benchmark.per_class, key=lambda c: -c.false)
-            if which:
-                click.echo(f"{'':9}  {', '.join(f'{c.label} {c.false}' for c in which)}")
-        click.echo(f"a hand was in view for {in_view:.2f} h of it")
+        show_silent(played, reports)
     else:
         show(bundle, said, reports)
     if picture is not None:  # last: what is wrong with it costs nobody the figures
         at = names.index(timeline or names[0])
-        try:
-            draw(bundle, recordings[at], played[at], picture, config_.segmentation)
-        except OSError as error:
-            raise click.ClickException(f"{picture}: {error.strerror or error}") from None
-        except ValueError as error:  # an ending that matplotlib does not know
-            raise click.ClickException(f"{picture}: {error}") from None
-        except ImportError:
-            raise click.ClickException(
-                "a picture needs matplotlib: pip install 'hgr-stream[train]'"
-            ) from None
-        click.echo(f"wrote {picture}", err=True)
+        _draw(bundle, recordings[at], played[at], picture, config_.segmentation)
 
 
 def as_object(
@@ -294,6 +273,41 @@ def as_object(
             for grade, r in reports.items()
         },
     }
+
+
+def show_silent(played: Sequence[Played], reports: dict[Grade, OnlineReport]) -> None:
+    """For people, of recordings in which nobody gestures."""
+    hours = sum(p.seconds for p in played) / 3600
+    in_view = sum(p.hand_s for p in played) / 3600
+    for grade, r in reports.items():
+        low, high = r.intervals.get("false_per_hour", (0.0, float("inf")))
+        click.echo(
+            f"{grade:9}  {r.benchmark.strays} false events in {hours:.2f} h, "
+            f"{r.benchmark.false_per_hour:.1f} an hour (95 %: {low:.1f} to {high:.1f})"
+        )
+        which = sorted(r.benchmark.per_class, key=lambda c: -c.false)
+        if which:
+            click.echo(f"{'':9}  {', '.join(f'{c.label} {c.false}' for c in which)}")
+    click.echo(f"a hand was in view for {in_view:.2f} h of it")
+
+
+def _draw(
+    bundle: Bundle, recording: Recording, played: Played, picture: Path, options: Segmentation
+) -> None:
+    """The recording's timeline as a picture; raises click.ClickException."""
+    from ..training.online_evaluate import timeline
+
+    try:
+        timeline(bundle, recording, played, picture, options)
+    except OSError as error:
+        raise click.ClickException(f"{picture}: {error.strerror or error}") from None
+    except ValueError as error:  # an ending that matplotlib does not know
+        raise click.ClickException(f"{picture}: {error}") from None
+    except ImportError:
+        raise click.ClickException(
+            "a picture needs matplotlib: pip install 'hgr-stream[train]'"
+        ) from None
+    tell(f"wrote {picture}")
 
 
 def show(bundle: Bundle, said: str, reports: dict[Grade, OnlineReport]) -> None:
@@ -432,54 +446,52 @@ def tune(
         except OSError as error:
             raise click.ClickException(f"{output}: {error.strerror or error}") from None
     if as_json:
-        click.echo(
-            json.dumps(
-                {
-                    "threshold": threshold,
-                    "unrefused": tuned.unrefused,
-                    **{
-                        name: {**r.summary(), "intervals": rounded(r.intervals)}
-                        for name, r in (("before", tuned.before), ("after", tuned.after))
-                    },
-                    "unseen_f1": {"own": tuned.usual_f1, "tuned": tuned.expected_f1},
-                }
-            )
-        )
+        told = {
+            "threshold": threshold,
+            "unrefused": tuned.unrefused,
+            **{
+                name: {**r.summary(), "intervals": rounded(r.intervals)}
+                for name, r in (("before", tuned.before), ("after", tuned.after))
+            },
+            "unseen_f1": {"own": tuned.usual_f1, "tuned": tuned.expected_f1},
+        }
+        click.echo(json.dumps(told))
         return
-    for label in tuned.unrefused:
-        click.echo(
-            f"{label}: even the surest events were false, which no threshold refuses; put it into "
-            "ignore of [recognition]",
-            err=True,
-        )
     if not tuned.threshold and not tuned.unrefused:
         whose = "these" if threshold else "the model's own"
         click.echo(f"# {whose} thresholds will do")
     if threshold:
         click.echo("\n".join(lines))
+    tell_worth(tuned, silent=silent, false_per_hour=false_per_hour, for_f1=goal == "f1")
+
+
+def tell_worth(tuned: Tuned, *, silent: bool, false_per_hour: float | None, for_f1: bool) -> None:
+    """For people, beside the thresholds: what these bring, and how far that is to be believed."""
+    for label in tuned.unrefused:
+        tell(
+            f"{label}: even the surest events were false, which no threshold refuses; put it into "
+            "ignore of [recognition]"
+        )
     for name, r in (("before", tuned.before), ("after", tuned.after)):
         b = r.benchmark
         limits = r.intervals.get("false_per_hour")  # none where it is never idle
         within = f" (95 %: {limits[0]:.1f} to {limits[1]:.1f})" if limits else ""
         worth = f", recall {b.recall:.3f}, precision {b.precision:.3f}, F1 {b.f1:.3f}"
-        click.echo(
+        tell(
             f"{name:6}  {b.false_per_hour:6.1f} false events an hour{within}"
-            f"{'' if silent else worth}",
-            err=True,
+            f"{'' if silent else worth}"
         )
-    click.echo("(measured on the recordings that the thresholds were chosen on)", err=True)
+    tell("(measured on the recordings that the thresholds were chosen on)")
     idle_h = tuned.before.benchmark.idle_h
     if false_per_hour and idle_h * false_per_hour < 1:
-        click.echo(
+        tell(
             f"({60 * idle_h:.1f} minutes without a gesture are short for {false_per_hour:g} false "
-            f"events an hour: record {60 / false_per_hour:.0f} and more)",
-            err=True,
+            f"events an hour: record {60 / false_per_hour:.0f} and more)"
         )
     if tuned.expected_f1 is not None:
-        click.echo(
+        tell(
             f"F1 on recordings left out of the choice: {tuned.expected_f1:.3f}, with the model's "
-            f"own thresholds {tuned.usual_f1:.3f}",
-            err=True,
+            f"own thresholds {tuned.usual_f1:.3f}"
         )
-    elif goal == "f1":
-        click.echo("(too few recordings to say what it is worth elsewhere: give three)", err=True)
+    elif for_f1:
+        tell("(too few recordings to say what it is worth elsewhere: give three)")
