@@ -1109,6 +1109,7 @@ def test_command_with_seeds_and_folds(gestures: Gestures, tmp_path: Path) -> Non
         (["--out", "r", "--classes", "14"], 2, "--classes is of shrec17"),
         (["--out", "r", "--held-out-subjects", "nobody"], 1, "no subject 'nobody'"),
         (["--out", "r", "--device", "tpu9"], 1, "device 'tpu9'"),
+        (["--out", "labels.csv/r"], 1, "Error: labels.csv"),  # not "[Errno 20] Not a directory"
     ],
 )
 def test_command_errors(

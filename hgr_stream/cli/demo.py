@@ -22,6 +22,7 @@ from ..client import Received, Stream
 from ..messages import Event, Frame, MessageError, Status, Truth
 from ..skeleton import PALM, Float32
 from ..stream.clock import monotonic_ns
+from .errors import errors_told
 from .numbers import Number
 
 if TYPE_CHECKING:
@@ -209,12 +210,10 @@ def demo(
     publish; this one subscribes like any application. Exit code 0 only if at least nine in ten
     gestures were recognised and nothing else was reported.
     """
-    from ..recognition.bundle import ModelError, resolve
+    from ..recognition.bundle import resolve
 
-    try:
+    with errors_told():
         path = resolve(model).resolve()
-    except ModelError as error:
-        raise click.ClickException(str(error)) from None
     port = free_port()
     with tempfile.TemporaryDirectory(prefix="hgr-demo-", ignore_cleanup_errors=True) as folder:
         base = Path(folder)

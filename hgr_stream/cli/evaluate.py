@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from .errors import errors_told, needs
 from .numbers import Number
-from .train_isolated import DATASETS, load_gestures, needs
+from .train_isolated import DATASETS, load_gestures
 
 if TYPE_CHECKING:
     from ..datasets.gestures import Gestures
@@ -70,19 +71,16 @@ def evaluate(
     listed = dataset == "shrec17" and any(root.rglob("*_gestures.txt"))  # DHG has no lists
     split = split or ("test" if listed else "all")
     try:
-        from ..datasets.base import DatasetError
-        from ..recognition.bundle import ModelError
         from ..training.evaluate import OverlapError
         from ..training.isolated_recipe import TrainingError
     except ImportError as error:
         raise needs("evaluating", error) from None
     try:
-        gestures, whole = _gestures(dataset, root, labels, split, _rate_hz(chosen))
-        found = _report(chosen, gestures, whole, split, coarse)
+        with errors_told(TrainingError):
+            gestures, whole = _gestures(dataset, root, labels, split, _rate_hz(chosen))
+            found = _report(chosen, gestures, whole, split, coarse)
     except OverlapError as error:
         raise click.ClickException(f"{chosen}: refused: {error}") from None
-    except (DatasetError, ModelError, TrainingError, OSError) as error:
-        raise click.ClickException(str(error)) from None
     except ImportError as error:  # scipy, of a model whose gestures are stretched by splines
         raise needs("evaluating", error) from None
     told = {"model": chosen, "split": split} | found.to_dict()
@@ -333,8 +331,6 @@ def export(
     """Write a trained run as one model file, with its data, seed, command and scores in it."""
     import msgspec
 
-    from ..recognition.bundle import ModelError
-
     try:
         from ..training.isolated_recipe import TrainingError
         from ..training.runs import export_run, read_run, runs_in
@@ -342,15 +338,13 @@ def export(
         raise needs("exporting", error) from None
     if not output.parent.is_dir():
         raise click.ClickException(f"{output.parent}: no such folder; make it first")
-    try:
+    with errors_told(TrainingError, written=output):
         classes = read_run(runs_in(run)[0])["coarse_classes" if coarse else "classes"]
         metadata = export_run(
             run, output, name=name, coarse=coarse, temperature=temperature or 0.0, int8=int8,
             scores=_evaluated(scores, classes) if scores else None,
             command=shlex.join(["hgr", *sys.argv[1:]]),
         )  # fmt: skip
-    except (TrainingError, ModelError, OSError) as error:
-        raise click.ClickException(str(error)) from None
     if as_json:
         click.echo(msgspec.json.encode(metadata).decode())
         return

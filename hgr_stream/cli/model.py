@@ -13,6 +13,7 @@ import msgspec
 
 from ..stream.bus import MODEL_TIMEOUT_S
 from .daemon import control, daemon_option
+from .errors import errors_told
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -112,18 +113,15 @@ def show_scores(console: Console, scores: dict[str, Any]) -> None:
 
 def _metadata(model: str) -> tuple[Path, Metadata]:
     """A file or a shipped name; raises ClickException."""
-    from ..recognition.bundle import ModelError, read_metadata, resolve
+    from ..recognition.bundle import read_metadata, resolve
 
-    try:
+    with errors_told():
         path = resolve(model)
         return path, read_metadata(path)
-    except ModelError as error:
-        raise click.ClickException(str(error)) from None
 
 
 def _facts(m: Metadata) -> Iterator[tuple[str, str]]:
     """What is worth a line, with its title."""
-    from ..recognition.bundle import ModelError
     from ..training.learnt import Learnt
 
     work = f"steps at {m.rate_hz:g} Hz"
@@ -144,10 +142,8 @@ def _facts(m: Metadata) -> Iterator[tuple[str, str]]:
         yield "before that", f"{before.get('name')}: {before.get('command')}"
     if held_out:
         yield "held out", f"{len(held_out)}: {', '.join(map(str, held_out))}"
-    try:
+    with errors_told():
         learnt = Learnt.from_metadata(t)
-    except ModelError as error:
-        raise click.ClickException(str(error)) from None
     counts = ((len(learnt.recordings), "recordings"), (learnt.count, "takes"))
     if told := " and ".join(f"{n} {what}" for n, what in counts if n):
         yield "learnt from", f"{told}, which it is not judged on"

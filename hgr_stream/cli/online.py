@@ -14,6 +14,7 @@ from ..config import Config, Segmentation
 from ..datasets.base import DatasetError
 from ..datasets.convert import Format, Recording, open_recordings
 from .configured import model_and_config
+from .errors import errors_told
 from .numbers import Number
 from .rates import RATE_HELP, rate_of, rate_option, refuse_rate
 from .telling import tell, tell_left_out
@@ -184,7 +185,7 @@ def evaluate_online_command(
     """
     from rich.console import Console
 
-    from ..recognition.bundle import ModelError, load
+    from ..recognition.bundle import load
     from ..training.material import ISOLATED
     from ..training.online_evaluate import evaluate
     from ..training.perturb import parse, perturbed
@@ -199,7 +200,7 @@ def evaluate_online_command(
             "performed: no --truth, no --silent"
         )
     refuse_rate(rate_hz, [dataset or "streams"])
-    try:
+    with errors_told():
         changes = [parse(text) for text in perturb]
         bundle = load(config_.model.use)
         console = Console(stderr=True, markup=False)
@@ -228,8 +229,6 @@ def evaluate_online_command(
                 watch=lambda name: status.update(f"{name}"),
                 tell=tell,
             )
-    except (DatasetError, ModelError) as error:
-        raise click.ClickException(str(error)) from None
     if as_json:
         report = as_object(bundle, dataset, part, played, reports)
         click.echo(json.dumps({**report, "rule": rule, "perturbed": [str(c) for c in changes]}))
@@ -406,7 +405,7 @@ def tune(
     """
     from rich.console import Console
 
-    from ..recognition.bundle import ModelError, load
+    from ..recognition.bundle import load
     from ..training.intervals import rounded
     from ..training.thresholds import tune as find
 
@@ -414,7 +413,7 @@ def tune(
         raise click.UsageError("TRUTH says what is performed, --silent that nothing is: give one")
     if goal == "quiet" and false_per_hour is None:
         false_per_hour = 1.0
-    try:
+    with errors_told():
         bundle = load(config_.model.use)
         found = open_all(file, None, "", truth, silent, rate_of(bundle, rate_hz))
         recordings = judges(bundle, found[0])
@@ -434,8 +433,6 @@ def tune(
                 bundle, recordings, false_per_hour, for_f1=goal == "f1", config=config_,
                 watch=status.update, tell=tell,
             )  # fmt: skip
-    except (DatasetError, ModelError) as error:
-        raise click.ClickException(str(error)) from None
     threshold = {**config_.recognition.threshold, **tuned.threshold}
     # A TOML string is written as one of JSON is.
     keys = {label: json.dumps(label, ensure_ascii=False) for label in threshold}

@@ -17,6 +17,7 @@ from ..datasets.numbering import FrameNumbers
 from ..messages import Event
 from ..pipeline import BATCH, Pipeline, recording_notes, run_recording
 from .configured import model_and_config
+from .errors import errors_told
 from .rates import RATE_HELP, rate_of, rate_option
 
 
@@ -103,15 +104,13 @@ def process(
     from rich.console import Console
     from rich.progress import Progress, SpinnerColumn, TimeElapsedColumn
 
-    from ..recognition.bundle import ModelError, load
+    from ..recognition.bundle import load
     from ..recognition.choice import settings
 
-    try:
+    with errors_told():
         bundle = load(config_.model.use, threads)
         # Refuses what the model does not know, before a recording is read.
         settings(bundle.metadata, config_.recognition, bundle.metadata.decoder)
-    except ModelError as error:
-        raise click.ClickException(str(error)) from None
     failed: list[str] = []
 
     def complain(error: Exception) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import signal
 import sys
@@ -18,10 +17,11 @@ import msgspec
 
 from ..daemon.shell import ending_signals
 from ..datasets.convert import SOURCES
-from ..recording import RecordingError, Writer
+from ..recording import Writer
 from ..recording_info import DeviceInfo, Info
 from ..stream.clock import monotonic_ns, wall_offset_ns
 from .daemon import checked_name, connect_option, daemon_option
+from .errors import errors_told
 from .numbers import SECONDS, Number
 
 if TYPE_CHECKING:
@@ -42,23 +42,6 @@ fps_option = click.option(
     help="Frames a second, for formats without time.  [30, or as the file says]",
 )
 force_option = click.option("--force", is_flag=True, help="Overwrite what is there.")
-
-
-@contextlib.contextmanager
-def errors_told(written: Path | None = None) -> Iterator[None]:
-    """Errors of files as one line. ``written``: the file that is meant where the system names
-    none, as it does when a write fails."""
-    from ..datasets.base import DatasetError
-
-    try:
-        yield
-    except (RecordingError, DatasetError) as error:
-        raise click.ClickException(str(error)) from None
-    except BrokenPipeError:  # of what is printed: click ends quietly
-        raise
-    except OSError as error:
-        name = error.filename or written or "file"
-        raise click.ClickException(f"{name}: {error.strerror or error}") from None
 
 
 class Progress:
@@ -112,7 +95,7 @@ def record(
     from ..client import Stream
     from .stream import tell_losses, tell_when_absent
 
-    with errors_told(out), Writer(out, force=force, source="hgr record") as writer:
+    with errors_told(written=out), Writer(out, force=force, source="hgr record") as writer:
         tell_when_absent(connect)
         with Stream(topics or ("",), connect, queue=RECORD_QUEUE) as stream:
             _record(stream, writer, duration)
@@ -370,7 +353,7 @@ def recover(file: Path, out: Path | None, force: bool) -> None:
     from ..recording import recover as write_recovered
 
     out = out or file.with_name(f"{file.stem}.recovered.mcap")
-    with errors_told(out):
+    with errors_told(written=out):
         n, notes = write_recovered(file, out, force=force)
     for note in notes:
         click.echo(f"note: {note}", err=True)
@@ -412,7 +395,7 @@ def import_command(format: Format, path: Path, out: Path, fps: float | None, for
     from ..datasets.convert import import_file
 
     _check_fps(format, fps)
-    with errors_told(out):
+    with errors_told(written=out):
         report = import_file(format, path, out, force=force, fps=fps)
     for note in report.notes:
         click.echo(f"note: {note}", err=True)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import click
 
 from ..config import path_of
+from .errors import errors_told, needs
 from .numbers import Number
 from .progress import Stages
 
@@ -30,7 +31,6 @@ def load_gestures(
     split: Literal["train", "test"] | None = None,
 ) -> Gestures:
     """A data set of isolated gestures by name; raises click.ClickException."""
-    from ..datasets.base import DatasetError
     from ..datasets.gestures import load_recordings, load_shrec17
 
     if dataset != "shrec17" and classes is not None:
@@ -39,12 +39,10 @@ def load_gestures(
         )
     if dataset == "shrec17" and labels is not None:
         raise click.UsageError("--labels is of recordings; shrec17 brings its own")
-    try:
+    with errors_told():
         if dataset == "shrec17":
             return load_shrec17(root, 14 if classes == 14 else 28, split=split)
         return load_recordings(root, labels, rate_hz)
-    except (DatasetError, OSError) as error:
-        raise click.ClickException(str(error)) from None
 
 
 def official_part(dataset: str, root: Path) -> Literal["train"] | None:
@@ -56,13 +54,10 @@ def official_part(dataset: str, root: Path) -> Literal["train"] | None:
 def divided(gestures: Gestures, split: Path) -> tuple[Gestures, list[str]]:
     """The gestures that a split file names, and the people of its part test; raises
     click.ClickException, for people who are in both parts as well."""
-    from ..datasets.base import DatasetError
     from ..datasets.gestures import in_order, read_split
 
-    try:
+    with errors_told():
         parts = read_split(split, gestures)
-    except (DatasetError, OSError) as error:
-        raise click.ClickException(str(error)) from None
     train, test = ({gestures.subjects[i] for i in parts[part]} for part in ("train", "test"))
     if "" in train & test:
         raise click.ClickException(
@@ -85,25 +80,22 @@ def name_and_root(told: str) -> tuple[str, Path | None]:
 def load_others(named: tuple[str, ...], rate_hz: float) -> list[Gestures]:
     """Data sets as ``shrec21=DIR`` that are learnt beside, at ``rate_hz`` (shrec17 has its own);
     raises click.ClickException."""
-    from ..datasets.base import DatasetError
     from ..datasets.gestures import load_continuous
 
     found = []
     for one in named:
         name, root = name_and_root(one)
-        try:
-            match name:
-                case "shrec21" | "shrec22" if root:
+        match name:
+            case "shrec21" | "shrec22" if root:
+                with errors_told():
                     found.append(load_continuous(name, root, rate_hz))
-                case "shrec17" | "recordings" if root:
-                    part = official_part(name, root)
-                    found.append(load_gestures(name, root, None, None, rate_hz, part))
-                case _:
-                    raise click.UsageError(
-                        f"--also {one}: wants shrec17, shrec21, shrec22 or recordings, =DIR"
-                    )
-        except (DatasetError, OSError) as error:
-            raise click.ClickException(str(error)) from None
+            case "shrec17" | "recordings" if root:
+                part = official_part(name, root)
+                found.append(load_gestures(name, root, None, None, rate_hz, part))
+            case _:
+                raise click.UsageError(
+                    f"--also {one}: wants shrec17, shrec21, shrec22 or recordings, =DIR"
+                )
     return found
 
 
@@ -153,11 +145,6 @@ def options_of(context: click.Context) -> dict[str, Any]:
     return {k: plain(k, v) for k, v in sorted(context.params.items()) if k not in _APART}
 
 
-def needs(what: str, error: ImportError) -> click.ClickException:
-    """``what`` is to be done without the extra that it needs."""
-    return click.ClickException(f"{what} needs {error.name}: pip install 'hgr-stream[train]'")
-
-
 def remembered(context: click.Context, _: click.Parameter, folder: Path | None) -> Path | None:
     """What the run in a folder was told is what it is not told now."""
     if folder is None:
@@ -167,10 +154,8 @@ def remembered(context: click.Context, _: click.Parameter, folder: Path | None) 
         from ..training.runs import read_run, runs_in
     except ImportError as error:
         raise needs("training", error) from None
-    try:
+    with errors_told(TrainingError):
         before = read_run(runs_in(folder)[0]).get("options", {})
-    except (TrainingError, OSError) as error:
-        raise click.ClickException(str(error)) from None
     context.meta["before"] = before
     context.default_map = {k: v for k, v in before.items() if v is not None and v != []}
     return folder
@@ -323,10 +308,8 @@ def train_isolated_command(
     try:
         import torch
 
-        from ..datasets.base import DatasetError
         from ..datasets.gestures import first_of
         from ..datasets.shrec17 import RATE_HZ
-        from ..recognition.bundle import ModelError
         from ..training.isolated import Outcome
         from ..training.isolated_folds import spread, train_folds
         from ..training.isolated_recipe import TrainingError
@@ -364,7 +347,7 @@ def train_isolated_command(
         return "".join(f"{what}, " for what in told)
 
     try:
-        with Stages() as stages:
+        with errors_told(TrainingError, written=run), Stages() as stages:
 
             def watch(epoch: int, epochs: int, figures: dict[str, float]) -> None:
                 text = f"{which()}epoch {epoch}/{epochs}, loss {figures['loss/train']:.3f}"
@@ -382,8 +365,6 @@ def train_isolated_command(
         if any(run.rglob(LAST)):
             raise click.ClickException(f"stopped; go on with --resume {run}") from None
         raise click.ClickException("stopped before an epoch was finished: begin anew") from None
-    except (TrainingError, DatasetError, ModelError, OSError) as error:
-        raise click.ClickException(str(error)) from None
     for note in dict.fromkeys(note for o in outcomes for note in o.notes):
         click.echo(note, err=True)
     found = [
@@ -394,10 +375,8 @@ def train_isolated_command(
     many = bool(folds) or (seeds or 1) > 1
     over = spread(outcomes) if many else {}
     if over:
-        try:
+        with errors_told(TrainingError):
             write_json(run / "report.json", {"runs": found, "spread": over})
-        except TrainingError as error:
-            raise click.ClickException(str(error)) from None
     if as_json:
         click.echo(json.dumps({"runs": found, "spread": over} if many else found[0]))
         return

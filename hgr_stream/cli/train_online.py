@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from .errors import errors_told, needs
 from .model import show_scores
 from .numbers import Number
 from .progress import Stages
 from .rates import rate_of, rate_option, refuse_rate
-from .recordings import errors_told
 from .telling import tell, tell_left_out
-from .train_isolated import name_and_root, needs
+from .train_isolated import name_and_root
 
 if TYPE_CHECKING:
     from ..datasets.base import HandSequence
@@ -183,7 +183,6 @@ def train(
         import torch
         from rich.console import Console
 
-        from ..recognition.bundle import ModelError
         from ..training.draw import Shares
         from ..training.material import load, load_beside
         from ..training.online_folds import cross_validated, with_folds
@@ -260,11 +259,10 @@ def train(
                 )
                 if folds and judged:
                     outcome = with_folds(outcome, judged, folds)
-        outcome.save(output)
+        with errors_told(written=output):
+            outcome.save(output)
     except KeyboardInterrupt:
         raise click.ClickException("stopped; nothing was written") from None
-    except (ModelError, OSError) as error:
-        raise click.ClickException(str(error)) from None
     except ValueError as error:
         raise click.ClickException(f"{dataset}: {error}") from None
     if as_json:
@@ -291,14 +289,12 @@ def _refuse_with_from(*names: str) -> None:
 
 def _trainable(base: str) -> Bundle:
     """The model of ``--from``; one that cannot be trained on is refused before data are read."""
-    from ..recognition.bundle import ModelError, load
+    from ..recognition.bundle import load
     from ..recognition.unfold import unfolded
 
-    try:
+    with errors_told():
         bundle = load(base)
         unfolded(bundle)
-    except ModelError as error:
-        raise click.ClickException(str(error)) from None
     return bundle
 
 
