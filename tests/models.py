@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from hgr_stream.recognition.bundle import DecoderOptions, Metadata, save
-from hgr_stream.recognition.options import FORMAT
+from hgr_stream.recognition.bundle import save
+from hgr_stream.recognition.options import FORMAT, DecoderOptions, Metadata
 
 
 class PalmModel(nn.Module):

@@ -12,7 +12,7 @@ import click
 
 from ..config import Config
 from ..datasets.base import DatasetError
-from ..datasets.convert import FORMATS, open_recordings
+from ..datasets.convert import FORMATS, Format, open_recordings
 from ..datasets.numbering import FrameNumbers
 from ..messages import Event
 from ..pipeline import BATCH, Pipeline, recording_notes, run_recording
@@ -89,7 +89,7 @@ confirmed, by a line of the same id and label, or cancelled, by a line that says
 def process(
     files: tuple[Path, ...],
     config_: Config,
-    format_: str | None,
+    format_: Format | None,
     rate_hz: float | None,
     as_json: bool,
     threads: int,
@@ -132,7 +132,7 @@ def process(
         task = progress.add_task("reading")
         for recording in open_recordings(
             files,
-            format_,  # type: ignore[arg-type]
+            format_,
             complain,
             rate_hz=rate_of(bundle, rate_hz),
         ):

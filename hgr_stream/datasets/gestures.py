@@ -36,13 +36,14 @@ from ..skeleton import (
 )
 from .arrays import load_array
 from .base import DatasetError
+from .files import DEFAULT_FPS
 from .shrec17 import LABELS_14, LABELS_28, RATE_HZ, Shrec17Sequence, load_shrec17_sequences
 from .shrec21 import load_shrec21
 from .shrec22 import load_shrec22
 from .tables import read_cells, read_table, read_text, rows_numbered
 
 RECORDINGS: Final = (".mcap", ".npy", ".npz", ".csv")
-RECORDINGS_HZ: Final = 30.0  # of those that tell no times, if nothing else is said
+RECORDINGS_HZ: Final = DEFAULT_FPS  # of those that tell no times, if nothing else is said
 MIN_FRAMES: Final = 2
 MIN_CUT: Final = 6  # frames of a gesture cut out of a continuous recording
 GLITCH_M: Final = 1.5  # a hand that far from where it mostly is was never there

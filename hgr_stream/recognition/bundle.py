@@ -22,14 +22,11 @@ from ..config import path_of
 from ..faults import first_line
 from ..skeleton import N_JOINTS
 from ..whole import write_whole
-from .options import FORMAT, DecoderOptions, Metadata
-
-__all__ = ["Bundle", "DecoderOptions", "Metadata", "ModelError", "load", "read_metadata", "resolve"]
+from .options import FORMAT, SKELETON, Metadata
 
 _ENTRY: Final = "hgr.json"
 _MAX_METADATA: Final = 1 << 20
 LONGEST_S: Final = 3600.0  #: of a decoder's times; its other settings are below by far
-SKELETON: Final = "canonical-22"
 
 
 class ModelError(ValueError):

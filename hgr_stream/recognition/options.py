@@ -14,6 +14,7 @@ import msgspec
 from ..skeleton import Lack, Side
 
 FORMAT: Final = 1
+SKELETON: Final = "canonical-22"  #: what the stream carries
 #: What a model is given that has learnt from whole hands in space, and then cannot do without.
 NEEDS: Final[tuple[Lack, ...]] = ("depth", "fingers")
 
@@ -86,7 +87,7 @@ class Metadata(msgspec.Struct, omit_defaults=False, forbid_unknown_fields=False)
     rate_hz: float
     size: int  #: frames in a window
     hop: int  #: frames between windows
-    skeleton: str = "canonical-22"
+    skeleton: str = SKELETON
     mirror_left: bool = True  #: left hands are mirrored before the model
     mirror_labels: dict[str, str] = {}  #: what a mirrored hand's gesture is in truth: LEFT is RIGHT
     temperature: float = 1.0  #: logits are divided by it

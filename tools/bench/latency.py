@@ -145,7 +145,8 @@ def listen(daemon: Daemon, seconds: float, stamps: Stamps) -> None:
 
 def talkative(model: str, path: Path) -> Path:
     """The same network with a decoder that begins, and at the next tick cancels, a gesture."""
-    from hgr_stream.recognition.bundle import DecoderOptions, load, save
+    from hgr_stream.recognition.bundle import load, save
+    from hgr_stream.recognition.options import DecoderOptions
 
     bundle = load(model)
     metadata = bundle.metadata
