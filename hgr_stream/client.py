@@ -190,8 +190,9 @@ class Stream:
 
     ``next`` gives a Received, or None when nothing came for ``idle_s``. Ends when none came for
     ``timeout_s`` after the last one that it gave (None: never); what has queued up meanwhile, while
-    its user was busy, is given first. ``close``, from this thread or another, ends the iteration
-    too.
+    its user was busy, is given first. ``latest``: of what has queued up on one topic, only the
+    newest is given (``skipped`` counts the rest): for frames on a display. ``close``, from this
+    thread or another, ends the iteration too.
     """
 
     def __init__(
@@ -202,13 +203,16 @@ class Stream:
         timeout_s: float | None = None,
         idle_s: float = IDLE_S,
         snapshot: bool = False,
+        latest: bool = False,
         queue: int = QUEUE,
     ) -> None:
         self.endpoint = endpoint or default_endpoint()
         self.prefixes = list(prefixes)
         self.reception = Reception()
+        self.skipped = 0
         self._timeout_s = timeout_s
         self._idle_s = idle_s
+        self._latest = latest
         self._context = zmq.Context()
         self._socket = _socket(self._context, self.endpoint, self.prefixes, queue)
         self._waiting: list[Received] = []
@@ -253,7 +257,20 @@ class Stream:
                 raise StopIteration
             return None
         self._heard_s = time.monotonic()
+        if self._latest:
+            self._drain_to_latest()
+            return self._waiting.pop(0) if self._waiting else None
         return self.reception.take(self._socket.recv_multipart())
+
+    def _drain_to_latest(self) -> None:
+        newest: dict[str, Received] = {}
+        with contextlib.suppress(zmq.Again):
+            for _ in range(QUEUE):
+                received = self.reception.take(self._socket.recv_multipart(zmq.NOBLOCK))
+                if received is not None:
+                    self.skipped += newest.pop(received.topic, None) is not None
+                    newest[received.topic] = received
+        self._waiting = list(newest.values())
 
     def close(self) -> None:
         """Let go of the socket, from any thread. One that iterates meanwhile comes to its end,

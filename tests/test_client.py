@@ -289,6 +289,15 @@ def test_a_stream_that_was_not_asked_for_long_gives_what_waits() -> None:
     assert got == 5
 
 
+def test_a_display_is_given_the_newest_alone_and_told_how_many_it_skipped() -> None:
+    with gateway("LEFT", 5) as endpoint, Stream(endpoint=endpoint, latest=True) as stream:
+        time.sleep(0.5)  # it draws, while all five come
+        received = next(r for r in stream if r is not None)
+        assert received.message().id == "g5"  # type: ignore[attr-defined]
+        assert (stream.skipped, stream.lost) == (4, 0)
+        assert next(stream) is None
+
+
 @both
 @pytest.mark.parametrize("options", [{"labels": "LEFT"}, {"kinds": "confirmed"}, {"kinds": "all"}])
 def test_one_name_alone_is_one_name(
