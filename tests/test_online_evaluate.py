@@ -412,6 +412,18 @@ def test_the_commands_on_recordings_of_ones_own(tmp_path: Path) -> None:
     low, high = said["after"]["intervals"]["f1"]
     assert 0 <= low < said["after"]["f1"] <= high <= 1
     assert out.read_text().startswith("[recognition.threshold]")
+    again = run(tune_command, str(folder), "--for", "f1", "--config", str(out), "-o", str(out))
+    assert again.exit_code == 0, again.output
+    for whole in (config, folder / "c.csv"):
+        before = whole.read_bytes()
+        over = run(tune_command, str(folder), "-o", str(whole))
+        assert over.exit_code == 1
+        assert f"Error: {whole} exists and holds more than thresholds: name another" in over.output
+        assert whole.read_bytes() == before
+    nowhere = run(tune_command, str(folder), "-o", str(tmp_path / "none" / "t.toml"))
+    assert nowhere.exit_code == 1
+    assert "t.toml: No such file or directory" in nowhere.output
+    assert "after  " in nowhere.stderr, "what was found is told all the same"
     hourly = run(tune_command, str(folder))
     assert "minutes without a gesture are short for 1 false events an hour" in hourly.stderr
     assert "record 60 and more" in hourly.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -411,6 +412,8 @@ def tune(
 
     if truth is not None and silent:
         raise click.UsageError("TRUTH says what is performed, --silent that nothing is: give one")
+    if output is not None:
+        _refuse_to_replace(output)
     if goal == "quiet" and false_per_hour is None:
         false_per_hour = 1.0
     with errors_told():
@@ -437,11 +440,6 @@ def tune(
     # A TOML string is written as one of JSON is.
     keys = {label: json.dumps(label, ensure_ascii=False) for label in threshold}
     lines = ["[recognition.threshold]", *(f"{keys[k]} = {v}" for k, v in threshold.items())]
-    if output is not None:
-        try:
-            output.write_text("\n".join(lines) + "\n", encoding="utf-8")
-        except OSError as error:
-            raise click.ClickException(f"{output}: {error.strerror or error}") from None
     if as_json:
         told = {
             "threshold": threshold,
@@ -453,6 +451,7 @@ def tune(
             "unseen_f1": {"own": tuned.usual_f1, "tuned": tuned.expected_f1},
         }
         click.echo(json.dumps(told))
+        _write(output, lines)
         return
     if not tuned.threshold and not tuned.unrefused:
         whose = "these" if threshold else "the model's own"
@@ -460,6 +459,7 @@ def tune(
     if threshold:
         click.echo("\n".join(lines))
     tell_worth(tuned, silent=silent, false_per_hour=false_per_hour, for_f1=goal == "f1")
+    _write(output, lines)
 
 
 def tell_worth(tuned: Tuned, *, silent: bool, false_per_hour: float | None, for_f1: bool) -> None:
@@ -492,3 +492,25 @@ def tell_worth(tuned: Tuned, *, silent: bool, false_per_hour: float | None, for_
         )
     elif for_f1:
         tell("(too few recordings to say what it is worth elsewhere: give three)")
+
+
+def _refuse_to_replace(output: Path) -> None:
+    """Of a file with anything but thresholds in it, a whole config say, the rest would be lost."""
+    try:
+        if not output.is_file():
+            return
+        told = tomllib.loads(output.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        told = {"": None}
+    found = told.pop("recognition", {})
+    if told or not isinstance(found, dict) or found.keys() - {"threshold"}:
+        raise click.ClickException(
+            f"{output} exists and holds more than thresholds: name another file, or remove it"
+        )
+
+
+def _write(output: Path | None, lines: Sequence[str]) -> None:
+    """Last: what is wrong with the file costs nobody what was found."""
+    if output is not None:
+        with errors_told(written=output):
+            output.write_text("\n".join(lines) + "\n", encoding="utf-8")
