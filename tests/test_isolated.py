@@ -245,6 +245,22 @@ def test_recordings_that_the_labels_do_not_name_are_told(tmp_path: Path) -> None
     assert note == f"2 other recordings in {tmp_path} are not in labels.csv: left out"
 
 
+def test_recordings_are_known_by_any_path_that_the_labels_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a.npy", "b.npy", "c.npy"):
+        np.save(tmp_path / name, np.tile(a_hand(), (9, 1, 1)))
+    monkeypatch.chdir(tmp_path.parent)
+    here = tmp_path.name
+    lines = [f"{tmp_path / 'a.npy'},push", f"../{here}/b.npy,push", "c.npy,pull"]
+    (tmp_path / "labels.csv").write_text("\n".join(lines))
+    assert load_recordings(here).notes == []
+    (tmp_path / "c.npy").unlink()
+    (tmp_path / "c.npy").mkdir()
+    with pytest.raises(DatasetError, match=r"c\.npy: a folder, no file"):
+        load_recordings(here)
+
+
 def test_likely_slips_in_recordings_are_told(tmp_path: Path) -> None:
     hand = np.tile(a_hand(), (9, 1, 1))
     lines = []

@@ -7,6 +7,7 @@ do: every division here keeps each subject whole.
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -352,7 +353,8 @@ def load_recordings(
 
 def _not_named(folder: Path, table: Path, names: Sequence[str]) -> int:
     """How many recordings lie beside those named, of the same kinds."""
-    named = {folder / name for name in names}
+    folder, table = Path(os.path.abspath(folder)), Path(os.path.abspath(table))
+    named = {Path(os.path.abspath(folder / name)) for name in names}
     kinds = {path.suffix for path in named} & set(RECORDINGS)
     beside = {p for f in {path.parent for path in named} if f.is_dir() for p in f.iterdir()}
     return sum(p.suffix in kinds for p in beside - named - {table})
@@ -384,7 +386,7 @@ def _recording(
     if path.suffix not in RECORDINGS:
         raise DatasetError(f"{path}: not one of {', '.join(RECORDINGS)}")
     if not path.is_file():
-        raise DatasetError(f"{path}: no such file")
+        raise DatasetError(f"{path}: {'a folder, no file' if path.is_dir() else 'no such file'}")
     if path.suffix == ".mcap":
         return _mcap(path, rate_hz, lost)
     if path.suffix == ".csv":
