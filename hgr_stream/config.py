@@ -107,7 +107,9 @@ class Gateway(_Table):
         if not re.fullmatch(LOOPBACK, self.host):
             raise ValueError(
                 f"host {self.host!r} is not on loopback; the socket is not encrypted, "
-                "so only 127.0.0.1 and its like are allowed"
+                "so only 127.0.0.1 and its like are allowed. From another machine: "
+                f"ssh -L {self.port}:127.0.0.1:{self.port} "
+                f"-L {self.port + 1}:127.0.0.1:{self.port + 1} THIS_MACHINE"
             )
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import tomllib
 from pathlib import Path
 
@@ -82,7 +83,9 @@ def test_an_installed_package_has_the_configs_inside(
     assert shipped() == {"mine": inside / "mine.toml"}
 
 
-def test_shipped_configs_are_listed_shown_and_copied(tmp_path: Path) -> None:
+def test_shipped_configs_are_listed_shown_and_copied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def told(*arguments: str, code: int = 0) -> str:
         done = CliRunner().invoke(cli, ["config", *arguments])
         assert done.exit_code == code, done.output
@@ -102,6 +105,13 @@ def test_shipped_configs_are_listed_shown_and_copied(tmp_path: Path) -> None:
     assert copy.read_text() == "changed"
     assert "shipped are azure, camera" in told("laep", code=2)
 
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    new = tmp_path / "new.toml"
+    assert told("leap", "-o", str(new), code=1) == f"Error: {new}: No space left on device\n"
+
 
 @pytest.mark.parametrize(
     ("text", "fault"),
@@ -112,7 +122,7 @@ def test_shipped_configs_are_listed_shown_and_copied(tmp_path: Path) -> None:
         ("[gateway]\nport = 70000", "port"),
         ("[gateway]\nqueue = 5_000_000_000", "queue"),
         ('[gateway]\nhost = "0.0.0.0"', "not on loopback"),
-        ('[gateway]\nhost = "192.168.1.5"', "not on loopback"),
+        ('[gateway]\nhost = "192.168.1.5"', "ssh -L 6450:127.0.0.1:6450 -L 6451"),
         ("[recognition]\nthreshold = { V = 2.0 }", "threshold"),
         ("[segmentation]\nmax_gap_s = 0", "max_gap_s"),
         ("[segmentation]\nmax_gap_s = nan", "max_gap_s"),

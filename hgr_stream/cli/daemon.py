@@ -210,7 +210,10 @@ def config_command(name: str | None, out: Path | None) -> None:
     elif out.exists():
         raise click.ClickException(f"{out} exists: name another file, or remove it")
     else:
-        out.write_bytes(known[name].read_bytes())
+        try:
+            out.write_bytes(known[name].read_bytes())
+        except OSError as error:  # a full disk's names no file
+            raise click.ClickException(f"{out}: {error.strerror or error}") from None
 
 
 def _faults(settings: Config) -> list[str]:
