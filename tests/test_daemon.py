@@ -419,7 +419,7 @@ def test_the_model_is_swapped_or_refused(daemon: Daemon, model: Path, tmp_path: 
     for path, reason in (
         (text, "not a TorchScript file"),
         (tmp_path / "missing.pt", "no such model file"),
-        (slow, "wants rate_hz 10.0, the stream is cut for 25.0"),
+        (slow, "the stream is cut for 25.0: start the daemon with it, by hgr run --model"),
     ):
         refused = daemon.hgr("model", "use", str(path), "--name", "test")
         assert refused.returncode == 1

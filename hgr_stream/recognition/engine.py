@@ -82,7 +82,8 @@ class Engine:
             if getattr(now, name) != getattr(metadata, name):
                 return (
                     f"model {metadata.name!r} wants {name} {getattr(metadata, name)}, "
-                    f"the stream is cut for {getattr(now, name)}"
+                    f"the stream is cut for {getattr(now, name)}: start the daemon with it, "
+                    "by hgr run --model"
                 )
         return ""
 
