@@ -69,12 +69,14 @@ def test_report_counts() -> None:
 
 
 def test_command_on_whom_a_run_held_out(run: Path, data: Path, tmp_path: Path) -> None:
+    torch.set_num_threads(2)
     done = CliRunner().invoke(
         evaluate_command,
         [str(run), "--dataset", "recordings", "--root", str(data), "--split", "held-out",
          "--json", "--out", str(tmp_path / "report")],
     )  # fmt: skip
     assert done.exit_code == 0, done.output
+    assert torch.get_num_threads() == 1
     told = json.loads(done.stdout)
     assert told["gestures"] == 18
     assert list(told["per_subject"]) == ["3"]

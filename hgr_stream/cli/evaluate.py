@@ -147,6 +147,7 @@ def _gestures(
 def _report(chosen: str, gestures: Gestures, whole: Gestures, split: str, coarse: bool) -> Report:
     """Of a model file, of a run, of the folds in a folder, each on those it held out, or of the
     seeds in it."""
+    import torch
     from rich.console import Console
     from rich.progress import Progress
 
@@ -172,6 +173,7 @@ def _report(chosen: str, gestures: Gestures, whole: Gestures, split: str, coarse
         raise click.UsageError(f"{chosen} holds {len(runs)} folds; evaluate it on held-out")
     if not runs:
         models.append((ev.Model(chosen), None))
+    torch.set_num_threads(1)  # as a model file runs: these steps are small, more only wait
     parts: list[tuple[Gestures, Any]] = []
     with Progress(console=Console(stderr=True, markup=False), transient=True) as bar:
         for model, people in models:
