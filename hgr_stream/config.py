@@ -226,6 +226,8 @@ def load(path: Path) -> Config:
             f"the shipped one is called {path.stem}" if known else "hgr config lists those shipped"
         )
         raise ConfigError(f"{path}: no such file; {cure}") from None
+    except IsADirectoryError:
+        raise ConfigError(f"{path}: a folder; name the config file in it") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from None
     return parse(text, str(path))

@@ -48,6 +48,8 @@ def test_a_shipped_config_is_found_by_its_name(
         load(Path("configs/leap.toml"))
     with pytest.raises(ConfigError, match=r"^nix: no such file; hgr config lists those shipped$"):
         load(Path("nix"))
+    with pytest.raises(ConfigError, match="a folder; name the config file in it"):
+        load(tmp_path)
     (tmp_path / "camera").write_text('[devices.mine]\ndriver = "camera"\n')
     assert list(load(Path("camera")).devices) == ["mine"]  # a file of one's own comes first
 

@@ -381,6 +381,9 @@ def test_the_commands_on_recordings_of_ones_own(tmp_path: Path) -> None:
     assert "Error: b.pngg: Format 'pngg' is not supported" in odd.output
     assert "event F1" in odd.stdout, "the figures are told all the same"
     assert run(judge_command, *judge, "--timeline", "b").exit_code == 2
+    nowhere = run(judge_command, *judge, "--picture", str(tmp_path / "no" / "b.png"))
+    assert (nowhere.exit_code, nowhere.stdout) == (1, ""), "told before minutes are spent"
+    assert f"there is no folder {tmp_path / 'no'}" in nowhere.output
     keys = "detection_rate false_positives jaccard delay precision recall f1 false_per_hour"
     keys += " edit_accuracy time_to_detect commit_lag_ms calibration_error per_class"
     for key in keys.split():

@@ -115,6 +115,16 @@ def test_what_is_odd_is_printed(model: Path, tmp_path: Path) -> None:
     )
 
 
+def test_a_file_without_frames_is_no_recording_that_was_done(model: Path, tmp_path: Path) -> None:
+    path = tmp_path / "nothing.mcap"
+    with Writer(path):
+        pass
+    done = process(path, "--model", model)
+    assert done.returncode == 1
+    assert "nothing.mcap: holds no frames" in done.stderr
+    assert "0 recordings, " in done.stderr
+
+
 def test_for_people(recording: Path, model: Path) -> None:
     done = process(recording, "--model", model)
     assert done.returncode == 0

@@ -26,6 +26,7 @@ from ..config import (
 from ..messages import Status, decode
 from ..stream.bus import BusError, read_daemon_file
 from ..stream.clock import monotonic_ns
+from .errors import errors_told
 
 F = TypeVar("F", bound=Callable[..., Any])
 #: Each stage is heard every second, through the supervisor; one that is not for so long may hang.
@@ -210,10 +211,8 @@ def config_command(name: str | None, out: Path | None) -> None:
     elif out.exists():
         raise click.ClickException(f"{out} exists: name another file, or remove it")
     else:
-        try:
+        with errors_told(written=out):
             out.write_bytes(known[name].read_bytes())
-        except OSError as error:  # a full disk's names no file
-            raise click.ClickException(f"{out}: {error.strerror or error}") from None
 
 
 def _faults(settings: Config) -> list[str]:

@@ -195,6 +195,8 @@ def evaluate_online_command(
         raise click.UsageError("--truth says what is performed, --silent that nothing is: give one")
     if timeline is not None and picture is None:
         raise click.UsageError("--timeline says which recording is drawn: give --picture too")
+    if picture is not None and not picture.parent.is_dir():
+        raise click.ClickException(f"{picture}: there is no folder {picture.parent}")
     if dataset in ISOLATED and (truth is not None or silent):
         raise click.UsageError(
             f"--dataset {dataset}: its gestures are spliced into streams, which tell what is "

@@ -145,7 +145,6 @@ def process(
             except DatasetError as error:
                 complain(error)
                 continue
-            done += 1
             many = recording.name != recording.file.stem
             name = (
                 f"{recording.file}#{recording.name}"
@@ -155,6 +154,7 @@ def process(
             if not devices:
                 complain(DatasetError(f"{name}: holds no frames"))
                 continue
+            done += 1
             notes = recording_notes(pipeline, devices)
             for note in [*recording.notes, *notes, *refusals(pipeline)]:
                 click.echo(f"{name}: {note}", err=True)
