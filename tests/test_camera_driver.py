@@ -311,7 +311,7 @@ def test_missing_library_is_told_with_its_cure(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setitem(sys.modules, "av", None)
     error = fails(file="x.mp4")
     assert error.fatal
-    assert error.cure == "pip install 'hgr-stream[camera]'"
+    assert error.cure == 'pip install "hgr-stream[camera]"'
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux's sysfs")

@@ -52,10 +52,10 @@ def test_what_can_run_is_well_and_what_was_not_looked_at_is_told() -> None:
 @pytest.mark.parametrize(
     ("config", "absent", "fault", "cure"),
     [
-        (SYNTHETIC, "torch", "palm.pt needs torch to run", "pip install 'hgr-stream[inference]'"),
+        (SYNTHETIC, "torch", "palm.pt needs torch to run", "pip install \"hgr-stream[inference]\""),
         (
             '[devices.cam]\ndriver = "camera"\n', "mediapipe",
-            "[devices.cam]: needs mediapipe", "pip install 'hgr-stream[camera]'",
+            "[devices.cam]: needs mediapipe", "pip install \"hgr-stream[camera]\"",
         ),
         (SYNTHETIC + 'gestures = ["LEFFT"]\n', "", "unknown gesture 'LEFFT'", "choose from"),
         ('[devices.r]\ndriver = "replay"\nfile = "nix.mcap"\n', "", "nix.mcap: no", "hgr info"),

@@ -216,7 +216,7 @@ main()
     )
     assert done.returncode == 1
     # A real absence is told by the package's own name, this one by that of the module.
-    cure = rf"Error: {work} needs {missing}[.a-z]*: pip install 'hgr-stream\[train\]'"
+    cure = rf"Error: {work} needs {missing}[.a-z]*: pip install \"hgr-stream\[train\]\""
     assert re.match(cure, done.stderr)
     assert "Traceback" not in done.stderr
 

@@ -722,7 +722,7 @@ def test_a_daemon_that_cannot_recognise_is_not_told_as_up(tmp_path: Path, model:
     daemon = Daemon(tmp_path, CONFIG.format(model=model), start=False)
     daemon.env = without_torch(tmp_path) | {"HGR_RUN_DIR": daemon.env["HGR_RUN_DIR"]}
     try:
-        daemon.start("palm.pt needs torch to run: pip install 'hgr-stream[inference]'; gave it up")
+        daemon.start('palm.pt needs torch to run: pip install "hgr-stream[inference]"; gave it up')
         wait_until(
             lambda: (s := daemon.status().get("supervisor")) and s.state == "degraded",
             10,

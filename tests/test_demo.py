@@ -33,7 +33,7 @@ def test_without_torch_it_ends_with_one_line_and_the_cure(short_path: Path) -> N
     assert done.returncode == 1
     assert done.stdout == ""
     assert done.stderr.splitlines() == [
-        "Error: worker: leap.pt needs torch to run: pip install 'hgr-stream[inference]'"
+        'Error: worker: leap.pt needs torch to run: pip install "hgr-stream[inference]"'
     ]
 
 

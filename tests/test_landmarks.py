@@ -275,4 +275,4 @@ def test_without_mediapipe(monkeypatch: pytest.MonkeyPatch, missing: str, says: 
     with pytest.raises(DeviceError, match=says) as caught:
         HandLandmarker()
     assert caught.value.fatal
-    assert caught.value.cure == CURE == "pip install 'hgr-stream[camera]'"
+    assert caught.value.cure == CURE == 'pip install "hgr-stream[camera]"'

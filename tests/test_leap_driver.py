@@ -369,7 +369,7 @@ def test_missing_library_is_told_with_its_cure(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setitem(sys.modules, "websockets.sync.client", None)
     error = fails_to_open(leap.DEFAULT_URL)
     assert error.fatal
-    assert error.cure == "pip install 'hgr-stream[leap]'"
+    assert error.cure == 'pip install "hgr-stream[leap]"'
 
 
 def test_unknown_and_wrong_options_are_refused() -> None:

@@ -254,7 +254,7 @@ def test_found_streams_name_what_to_configure(monkeypatch: pytest.MonkeyPatch) -
     assert LslDriver.find() == []
     error = refusal_to_open(LslDriver(options(stream)), "needs the package pylsl")
     assert error.fatal
-    assert error.cure == "pip install 'hgr-stream[lsl]'"
+    assert error.cure == 'pip install "hgr-stream[lsl]"'
 
 
 @given(

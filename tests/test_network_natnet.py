@@ -266,7 +266,7 @@ def test_missing_package_and_unknown_machine(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setitem(sys.modules, "natnet.data_descriptions", None)
     error = refusal_to_open(NatNetDriver(NatNetOptions()), "needs the package natnet")
     assert error.fatal
-    assert error.cure == "pip install 'hgr-stream[natnet]'"
+    assert error.cure == 'pip install "hgr-stream[natnet]"'
 
 
 @pytest.mark.parametrize(

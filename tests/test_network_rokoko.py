@@ -176,7 +176,7 @@ def test_missing_lz4_is_told_with_its_cure(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setitem(sys.modules, "lz4.frame", None)
     with pytest.raises(PacketError) as caught:
         RokokoDecoder().push(packed)
-    assert "pip install 'hgr-stream[rokoko]'" in caught.value.cure
+    assert 'pip install "hgr-stream[rokoko]"' in caught.value.cure
     assert RokokoDecoder().push(PACKET) is not None
 
 

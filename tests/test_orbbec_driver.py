@@ -77,7 +77,7 @@ def test_missing_package_is_told_with_its_cure(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setitem(sys.modules, "pyorbbecsdk", None)
     error = fails()
     assert error.fatal
-    assert error.cure == "pip install 'hgr-stream[orbbec]'"
+    assert error.cure == 'pip install "hgr-stream[orbbec]"'
     with pytest.raises(DeviceError, match="pyorbbecsdk2"):
         OrbbecDriver.find()
     orbbec._sdk.cache_clear()

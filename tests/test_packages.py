@@ -138,11 +138,11 @@ def test_doctor_tells_what_is_missing_or_too_old(tmp_path: Path) -> None:
     code, found = doctor(tmp_path)
     assert code == 1
     assert re.fullmatch(r"numpy [\d.]+; msgspec [\d.]+, not >=99", found["packages"]["state"])
-    assert found["packages"]["cure"] == "pip install 'hgr-stream'"
+    assert found["packages"]["cure"] == 'pip install "hgr-stream"'
     assert found["inference"]["state"] == (
         "numba 0.1, not >=0.61 (a model's step takes several times as long without it)"
     )
     assert found["leap"]["state"] == "no-such-package not installed"
-    assert found["leap"]["cure"] == "pip install 'hgr-stream[leap]'"
+    assert found["leap"]["cure"] == 'pip install "hgr-stream[leap]"'
     assert [found[extra]["ok"] for extra in ("inference", "leap", "camera")] == [False, False, True]
     assert not found["leap"]["needed"]

@@ -588,7 +588,7 @@ def test_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     error = fails_to_open()
     assert error.fatal
     assert "need the package pyrealsense2" in str(error)
-    assert error.cure == "pip install 'hgr-stream[realsense]'"
+    assert error.cure == 'pip install "hgr-stream[realsense]"'
     assert realsense.checks()[0] == ("pyrealsense2 and libusb", False, error.cure)
 
 

@@ -218,8 +218,8 @@ def runner(
 @pytest.mark.parametrize(
     ("name", "options", "cure"),
     [
-        ("leap", {}, "pip install 'hgr-stream[leap]'"),
-        ("quest", {}, "pip install 'hgr-stream[quest]'"),
+        ("leap", {}, 'pip install "hgr-stream[leap]"'),
+        ("quest", {}, 'pip install "hgr-stream[quest]"'),
         ("manus", {"fingers": ["thumb"] * 5}, "write fingers = "),
     ],
 )

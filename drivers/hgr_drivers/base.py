@@ -165,7 +165,7 @@ class Driver(ABC, Generic[O]):
         absent = [name for name in cls.packages if find_spec(name) is None]
         if not absent:
             return ""
-        cure = f"pip install 'hgr-stream[{cls.extra}]'" if cls.extra else f"install {absent[0]}"
+        cure = f'pip install "hgr-stream[{cls.extra}]"' if cls.extra else f"install {absent[0]}"
         return f"needs {', '.join(absent)}: {cure}"
 
     def check(self) -> None:

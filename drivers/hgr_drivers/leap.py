@@ -187,7 +187,7 @@ class LeapDriver(Driver[LeapOptions]):
         except ImportError:
             raise DeviceError(
                 "the Leap driver needs the package websockets",
-                "pip install 'hgr-stream[leap]'",
+                'pip install "hgr-stream[leap]"',
                 fatal=True,
             ) from None
         url = self.options.url

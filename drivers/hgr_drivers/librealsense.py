@@ -30,7 +30,7 @@ RULES_CURE: Final = (
 )
 PLUG: Final = "plug it in, at best into a USB 3 port of its own"
 REPLUG: Final = "plug the camera in again, into a USB 3 port without a hub"
-INSTALL: Final = "pip install 'hgr-stream[realsense]'"
+INSTALL: Final = 'pip install "hgr-stream[realsense]"'
 RULES: Final = (
     "/etc/udev/rules.d",
     "/run/udev/rules.d",

@@ -37,7 +37,7 @@ from .vision.rgbd import HandFinder, HandOptions
 
 log = logging.getLogger(__name__)
 
-CURE: Final = "pip install 'hgr-stream[orbbec]'"
+CURE: Final = 'pip install "hgr-stream[orbbec]"'
 PLUG_IN: Final = (
     "plug it in, with its power supply if it has one; on Linux install Orbbec's udev rules "
     "(99-obsensor-libusb.rules of the pyorbbecsdk repository)"

@@ -33,4 +33,4 @@ def errors_told(*more: type[ValueError], written: Path | None = None) -> Iterato
 
 def needs(what: str, error: ImportError) -> click.ClickException:
     """``what`` is to be done without the extra that it needs."""
-    return click.ClickException(f"{what} needs {error.name}: pip install 'hgr-stream[train]'")
+    return click.ClickException(f'{what} needs {error.name}: pip install "hgr-stream[train]"')

@@ -307,7 +307,7 @@ def _draw(
         raise click.ClickException(f"{picture}: {error}") from None
     except ImportError:
         raise click.ClickException(
-            "a picture needs matplotlib: pip install 'hgr-stream[train]'"
+            'a picture needs matplotlib: pip install "hgr-stream[train]"'
         ) from None
     tell(f"wrote {picture}")
 

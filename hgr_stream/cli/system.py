@@ -158,7 +158,7 @@ def _versions(what: str, wanted: Iterable[Requirement], install: str) -> Finding
             state += f" ({WITHOUT[name]})"
         told.append(state)
         ok &= fits
-    return Finding(what, "; ".join(told), ok, "" if ok else f"pip install '{install}'")
+    return Finding(what, "; ".join(told), ok, "" if ok else f'pip install "{install}"')
 
 
 def _python() -> Finding:

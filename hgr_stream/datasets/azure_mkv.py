@@ -230,6 +230,6 @@ def _av() -> Any:
         import av
     except ImportError:
         raise DatasetError(
-            "video files need the package av: pip install 'hgr-stream[camera]'"
+            'video files need the package av: pip install "hgr-stream[camera]"'
         ) from None
     return av

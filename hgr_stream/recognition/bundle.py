@@ -162,7 +162,7 @@ def load(path: str | Path, threads: int = 1) -> Bundle:
         import torch
     except ImportError:
         raise ModelError(
-            f"{path.name} needs torch to run: pip install 'hgr-stream[inference]'"
+            f'{path.name} needs torch to run: pip install "hgr-stream[inference]"'
         ) from None
     torch.set_num_threads(threads)
     try:

@@ -43,7 +43,7 @@ model_option = click.option(
 )
 
 
-def command(name: str, cure: str = "pip install -e '.[all,dev]'") -> str:
+def command(name: str, cure: str = 'pip install -e ".[all,dev]"') -> str:
     """An installed command's path; raises ClickException with the cure when there is none."""
     beside = Path(sys.executable).with_name(name)
     found = str(beside) if beside.exists() else shutil.which(name)

@@ -118,7 +118,7 @@ def _measure(report: Report, model: str, rounds: int, seconds: float) -> None:
     fast = stepper(bundle)
     if not isinstance(fast, Compiled):
         raise click.ClickException(
-            f"{model}: no compiled step for it here: pip install 'hgr-stream[inference]', and "
+            f'{model}: no compiled step for it here: pip install "hgr-stream[inference]", and '
             "export a model of before it anew"
         )
     windows = windows_of(bundle, seconds)

@@ -167,7 +167,7 @@ class HeadsetDriver(PacketDriver[HeadsetOptions]):
         except ImportError:
             raise DeviceError(
                 "the headset driver needs the package websockets",
-                "pip install 'hgr-stream[headset]'",
+                'pip install "hgr-stream[headset]"',
                 fatal=True,
             ) from None
         options = self.options

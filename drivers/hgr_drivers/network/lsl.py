@@ -360,7 +360,7 @@ def _pylsl() -> Any:
         import pylsl
     except ImportError:
         raise DeviceError(
-            "the lsl driver needs the package pylsl", "pip install 'hgr-stream[lsl]'", fatal=True
+            "the lsl driver needs the package pylsl", 'pip install "hgr-stream[lsl]"', fatal=True
         ) from None
     except (RuntimeError, OSError) as error:  # the package without its library
         raise DeviceError(

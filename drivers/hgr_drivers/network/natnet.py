@@ -329,7 +329,7 @@ class NatNetDriver(UdpDriver[NatNetOptions]):
         except ImportError:
             raise DeviceError(
                 "the natnet driver needs the package natnet",
-                "pip install 'hgr-stream[natnet]'",
+                'pip install "hgr-stream[natnet]"',
                 fatal=True,
             ) from None
         try:

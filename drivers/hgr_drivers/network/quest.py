@@ -82,7 +82,7 @@ class QuestDecoder:
         except ImportError:
             raise DeviceError(
                 "the Quest driver needs the package hand-tracking-sdk",
-                "pip install 'hgr-stream[quest]'",
+                'pip install "hgr-stream[quest]"',
                 fatal=True,
             ) from None
         self._parse = parse_line

@@ -189,7 +189,7 @@ def _unpacked(data: bytes) -> bytes:
         raise PacketError(
             "lz4_missing",
             "the packets are LZ4-compressed and the package lz4 is not installed",
-            "pip install 'hgr-stream[rokoko]', or stream in Studio without compression",
+            'pip install "hgr-stream[rokoko]", or stream in Studio without compression',
         ) from None
     unpacker = LZ4FrameDecompressor()
     try:

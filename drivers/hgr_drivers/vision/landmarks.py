@@ -38,7 +38,7 @@ from ..base import DeviceError
 
 log = logging.getLogger(__name__)
 
-CURE: Final = "pip install 'hgr-stream[camera]'"
+CURE: Final = 'pip install "hgr-stream[camera]"'
 GRAPH: Final = "modules/hand_landmark/hand_landmark_tracking_cpu.binarypb"
 
 #: With a hand in view, others are looked for in every so many images (at 30 Hz, 8 times a second).

@@ -21,7 +21,7 @@ from hgr_stream.config import path_of
 
 from ..base import DeviceError
 
-CURE: Final = "pip install 'hgr-stream[camera]'"
+CURE: Final = 'pip install "hgr-stream[camera]"'
 #: FFmpeg's name of the system's cameras.
 INPUT_FORMATS: Final = {"linux": "v4l2", "darwin": "avfoundation", "win32": "dshow"}
 #: No picture in the first seconds: the camera is there, but asleep or broken.
