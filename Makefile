@@ -11,7 +11,7 @@ READY  := $(VENV)/.ready
 help:
 	@echo "make demo    the whole pipeline on the synthetic hand, live in the terminal"
 	@echo "make test    the whole suite"
-	@echo "make lint    ruff and mypy"
+	@echo "make lint    ruff and mypy, as on Linux and as on Windows"
 	@echo "make bench   every benchmark of tools/bench (minutes; leave the machine alone meanwhile)"
 
 # DEMO_ARGS="--gestures LEFT --gestures OK" makes it shorter; `hgr demo --help` tells the rest.
@@ -26,6 +26,7 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy --platform win32
 
 bench: $(READY)
 	for name in latency hands cost process_speed same_events step devineau realsense drivers robustness; do \
