@@ -51,6 +51,16 @@ def npz() -> bytes:
     return out.getvalue()
 
 
+def own_hand() -> np.ndarray:
+    return np.stack([hand_joints(0.01 * i) for i in range(4)])
+
+
+def saved(save: Callable[..., None], *arrays: np.ndarray, **options: str) -> bytes:
+    out = io.BytesIO()
+    save(out, *arrays, **options)
+    return out.getvalue()
+
+
 def mcap(path: Path) -> bytes:
     with Writer(path, force=True) as writer:
         for i in range(12):
@@ -122,6 +132,9 @@ FILES: dict[str, tuple[Format, str, bytes]] = {
     "shrec21": ("shrec21", "1.txt", rows(140, ";").encode()),
     "shrec22": ("shrec22", "1.txt", rows(78, ";", head=lambda i: f"{i};{0.05 * i:.3f}").encode()),
     "npz": ("shrec21", "positions.npz", npz()),
+    "own-npy": ("arrays", "a.npy", saved(np.save, own_hand())),
+    "own-npz": ("arrays", "a.npz", saved(np.savez, own_hand(), own_hand()[:2])),
+    "own-csv": ("arrays", "a.csv", saved(np.savetxt, own_hand().reshape(4, -1), delimiter=",")),
 }
 
 

@@ -24,6 +24,7 @@ from .leapjs import load_leapjs
 from .mediapipe import load_mediapipe
 from .openpose import load_openpose
 from .openxr import load_openxr, recording_name
+from .own_arrays import ENDINGS, load_own_arrays
 from .shrec17 import FILE_NAMES, load_shrec17_sequences
 from .shrec21 import load_shrec21
 from .shrec22 import load_shrec22
@@ -95,6 +96,11 @@ def _openxr_files(folder: Path) -> Sequence[Path]:
     return [p for p in found if p.suffix != ".csv" or p.with_suffix("") not in others]
 
 
+def _array_files(folder: Path) -> Sequence[Path]:
+    """Without the labels and the truth that lie beside them."""
+    return [p for p in _ending(*ENDINGS)(folder) if guess_file(p) == "arrays"]
+
+
 def _of_package(name: str) -> Loader:
     """A loader that lives where its libraries do: in the entry-point group
     ``hgr_stream.importers``. Nothing is imported before it is asked for."""
@@ -115,6 +121,12 @@ SOURCES: Final[dict[Format, Source]] = {
         "AlphaPose or MMPose results: whole bodies of 133 or 136 points (2D)",
         load_alphapose,
         _json,
+        fps=True,
+    ),
+    "arrays": Source(
+        "one's own hands as .npy, .npz or CSV, a frame a row (frames x joints x 3, metres)",
+        load_own_arrays,
+        _array_files,
         fps=True,
     ),
     "azure": Source(
@@ -229,6 +241,8 @@ def guess_format(path: Path) -> Format:
         found = next((f for file in files(path)[:1] if (f := guess_file(file))), None)
         if found is not None:
             return found
+    if _array_files(path):
+        return "arrays"
     raise DatasetError(f"{path}: no recordings in this folder (formats: {', '.join(FORMATS)})")
 
 

@@ -24,26 +24,22 @@ from ..recognition.options import mirror_pairs
 from ..recording import Reader, RecordingError
 from ..segmentation import MAX_COORDINATE_M
 from ..skeleton import (
-    MEDIAPIPE_21,
     N_JOINTS,
-    OPENXR_26,
     Float32,
     Lack,
     Side,
-    from_layout,
-    from_shrec21,
     lacked,
     mirrored,
 )
-from .arrays import load_array
 from .base import DatasetError
 from .files import DEFAULT_FPS
+from .own_arrays import ENDINGS, as_hand, lacked_depth, load_numbers
 from .shrec17 import LABELS_14, LABELS_28, RATE_HZ, Shrec17Sequence, load_shrec17_sequences
 from .shrec21 import load_shrec21
 from .shrec22 import load_shrec22
-from .tables import read_cells, read_table, read_text, rows_numbered
+from .tables import read_cells
 
-RECORDINGS: Final = (".mcap", ".npy", ".npz", ".csv")
+RECORDINGS: Final = (".mcap", *ENDINGS)
 RECORDINGS_HZ: Final = DEFAULT_FPS  # of those that tell no times, if nothing else is said
 MIN_FRAMES: Final = 2
 MIN_CUT: Final = 6  # frames of a gesture cut out of a continuous recording
@@ -309,12 +305,11 @@ def load_recordings(
             recordings.append(recording.astype(np.float32))
         given.append(mirror.get(label, label) if side == "left" else label)
         lacks.append(lack)
-    hands = [h for r in recordings if (h := _canonical(r)) is not None]
+    hands = [h for r in recordings if (h := as_hand(r)) is not None]
     canonical = len(hands) == len(recordings)
     sequences = [r.reshape(len(r), -1) for r in (hands if canonical else recordings)]
     for i, sequence in enumerate(sequences if canonical else []):
-        if not (lacks[i] or sequence[:, 2::3].any()):
-            lacks[i] = ("depth",)  # an array does not say that it is of pictures
+        lacks[i] = lacks[i] or lacked_depth(sequence.reshape(len(sequence), -1, 3))
     classes = sorted(set(given))
     gestures = Gestures(
         folder.name,
@@ -389,21 +384,7 @@ def _recording(
         raise DatasetError(f"{path}: {'a folder, no file' if path.is_dir() else 'no such file'}")
     if path.suffix == ".mcap":
         return _mcap(path, rate_hz, lost)
-    if path.suffix == ".csv":
-        return _csv(path), "unknown", ()
-    loaded = load_array(path)
-    if loaded.dtype.kind not in "fiu":
-        raise DatasetError(f"{path}: holds {loaded.dtype}, not numbers")
-    return np.asarray(loaded), "unknown", ()
-
-
-def _csv(path: Path) -> NDArray:
-    lines = read_text(path).splitlines()
-    first = next((line for line in lines if line.strip()), "")
-    separator = next((s for s in (",", ";") if s in first), None)
-    fields = first.strip().rstrip(separator).split(separator)
-    values = read_table(path, len(fields), separator, strict=True).values
-    return values[:, 1:] if rows_numbered(fields) else values
+    return load_numbers(path), "unknown", ()
 
 
 def _mcap(path: Path, rate_hz: float, told: list[str]) -> tuple[Float32, Side, tuple[Lack, ...]]:
@@ -430,23 +411,6 @@ def _mcap(path: Path, rate_hz: float, told: list[str]) -> tuple[Float32, Side, t
     right = mirrored(joints) if side == "left" else joints
     flat = at_rate(right.reshape(len(right), -1), time_s[a:b], rate_hz)
     return flat, side, lacked(hand.lacks for _, hand in seen[a:b])
-
-
-def _canonical(recording: NDArray) -> Float32 | None:
-    """(T, 3 J) or (T, J, 3) -> (T, 22, 3) if these are the joints of a known hand, else None."""
-    points = recording
-    if recording.ndim == 2 and recording.shape[1] % 3 == 0:
-        points = recording.reshape(len(recording), -1, 3)
-    match points.shape[1:]:
-        case (22, 3):
-            return points
-        case (21, 3):
-            return from_layout(points, MEDIAPIPE_21)
-        case (26, 3):
-            return from_layout(points, OPENXR_26)
-        case (20, 3):
-            return from_shrec21(points)
-    return None
 
 
 # ---- who is held out ----------------------------------------------------------------------------

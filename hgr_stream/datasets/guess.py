@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Final, Literal
 
 from .base import DatasetError
+from .own_arrays import KNOWN_JOINTS
+from .tables import CSV_SEPARATORS
 
 Format = Literal[
     "alphapose",
+    "arrays",
     "azure",
     "bvh",
     "leapjs",
@@ -25,6 +28,8 @@ Format = Literal[
 ]
 
 _HEAD_BYTES: Final = 1 << 16
+#: SHREC'21's sequences in one file; any other archive is somebody's own.
+SHREC21_ARCHIVE: Final = "positions.npz"
 VIDEO_ENDINGS: Final = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg")
 _COLUMNS: Final[dict[int, Format]] = {66: "shrec17", 140: "shrec21", 80: "shrec22"}
 #: Words of JSON formats, the first that fits; a JSON file with none of them is taken for LeapJS.
@@ -42,8 +47,8 @@ _JSON: Final[tuple[tuple[Format, re.Pattern[bytes]], ...]] = (
 
 def guess_file(path: Path) -> Format | None:
     """The format of a file; None if it is of none. Raises DatasetError if it cannot be read."""
-    if path.suffix == ".npz":
-        return "shrec21"
+    if path.suffix in {".npy", ".npz"}:
+        return "shrec21" if path.name == SHREC21_ARCHIVE else "arrays"
     try:
         with path.open("rb") as file:
             head = file.read(_HEAD_BYTES)
@@ -65,7 +70,21 @@ def guess_file(path: Path) -> Format | None:
         return next((name for name, words in _JSON if words.search(head)), "leapjs")
     if head.startswith(b"HIERARCHY"):
         return "bvh"
-    return _guess_table(head.decode("utf-8", "replace").partition("\n")[0].strip())
+    lines = head.decode("utf-8", "replace").split("\n")
+    if path.suffix == ".csv" and any(map(_is_hand, lines[:2])):  # the first may be of names
+        return "arrays"
+    return _guess_table(lines[0].strip())
+
+
+def _is_hand(line: str) -> bool:
+    """Whether a line holds the numbers of a hand's joints, after a row's number or not."""
+    separator = next((s for s in CSV_SEPARATORS if s in line), None)
+    cells = line.strip().rstrip(separator).split(separator)
+    try:
+        columns = len([float(cell) for cell in cells])
+    except ValueError:
+        return False
+    return any(columns - numbered in {3 * n for n in KNOWN_JOINTS} for numbered in (0, 1))
 
 
 def _guess_table(line: str) -> Format | None:

@@ -21,6 +21,7 @@ from .files import read_bytes
 #: SHREC'21 and '22 came through Unity, whose axes are left-handed with z away from the user: all
 #: their right hands fail the chirality test until z is turned (measured: 252 of 252 sequences).
 UNITY_TO_CANONICAL: Final = np.array([1.0, 1.0, -1.0], dtype=np.float32)
+CSV_SEPARATORS: Final = (",", ";")
 #: Of text: as numbers it takes several times that much memory.
 MAX_TEXT_BYTES: Final = 1 << 28
 #: Annotations of one sequence.
