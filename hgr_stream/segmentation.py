@@ -61,6 +61,7 @@ SEEN_FRAMES: Final = 12
 #: one frame of ten at random is not, what is lost in every second frame is.
 BELIEVED_SHARE: Final = 0.5
 DOUBTED_SHARE: Final = 0.2
+SURE_SHARE: Final = 0.99  # as good as all
 #: Publishers of one device that still speak though another was started were started just before.
 MAX_RETIRED: Final = 64
 
@@ -180,9 +181,11 @@ class Segmenter:
                 track.sensor_id, track.lacks = hand.id, hand.lacks
                 self._advance(frame, track, joints)
             track.beside = slots
-            self._believe(frame, track, True)
-            self._release(frame, track, out)
-        for track in device.tracks.values():
+            if track.seen < 1.0:
+                self._believe(frame, track, True)
+            if track.held:
+                self._release(frame, track, out)
+        for track in device.tracks.values() if len(device.tracks) > len(slots) else ():
             # A frame that holds only hands that this one was not beside is another tracker's.
             if track.slot not in slots and (not slots or not slots.isdisjoint(track.beside)):
                 self._believe(frame, track, False)
@@ -371,6 +374,8 @@ class Segmenter:
     def _believe(self, frame: Frame, track: _Track, seen: bool) -> None:
         """Judge anew whether a track is a hand's, by a frame that showed it or did not."""
         track.seen += (seen - track.seen) / SEEN_FRAMES
+        if track.seen > SURE_SHARE:
+            track.seen = 1.0
         if track.seen >= BELIEVED_SHARE:
             track.believed, track.doubted = True, 0
         elif track.believed and track.seen < DOUBTED_SHARE:
@@ -380,7 +385,7 @@ class Segmenter:
 
     def _release(self, frame: Frame, track: _Track, out: list[Window]) -> None:
         """Give a track's windows, if it is believed: those that were held come with this frame."""
-        if not track.believed or not track.held:
+        if not track.believed:
             return
         for window in track.held:
             window.frame_seq, window.frame_time_ns = frame.seq, frame.time_ns
