@@ -491,9 +491,13 @@ class Segmenter:
         one that was never believed, and of its windows, nobody has heard, and nobody will."""
         del device.tracks[track.slot]
         self.counts[f"tracks_ended_{reason}"] += 1
-        self.counts["windows_doubted"] += len(track.held)
+        if track.held:
+            self.counts["windows_doubted"] += len(track.held)
         if track.told_ns is None and not track.believed:
             return
+        seq, time_ns = track.seq, track.last_tick_ns
+        if track.held and track.told_ns is not None:
+            seq, time_ns = track.held[0].seq, track.told_ns
         known_ns = self._max_gap_ns if reason == "lost" else 0
         out.append(
             Window(
@@ -501,8 +505,8 @@ class Segmenter:
                 hand=track.slot,
                 side=track.side,
                 track=track.name,
-                seq=track.held[0].seq if track.held else track.seq,
-                time_ns=track.last_tick_ns if track.told_ns is None else track.told_ns,
+                seq=seq,
+                time_ns=time_ns,
                 step_ns=self._step_ns,
                 new=0,
                 joints=b"",
