@@ -9,7 +9,7 @@ from typing import Final, Literal
 
 from .base import DatasetError
 from .own_arrays import KNOWN_JOINTS
-from .tables import CSV_SEPARATORS
+from .tables import split_line
 
 Format = Literal[
     "alphapose",
@@ -78,10 +78,8 @@ def guess_file(path: Path) -> Format | None:
 
 def _is_hand(line: str) -> bool:
     """Whether a line holds the numbers of a hand's joints, after a row's number or not."""
-    separator = next((s for s in CSV_SEPARATORS if s in line), None)
-    cells = line.strip().rstrip(separator).split(separator)
     try:
-        columns = len([float(cell) for cell in cells])
+        columns = len([float(cell) for cell in split_line(line)[0]])
     except ValueError:
         return False
     return any(columns - numbered in {3 * n for n in KNOWN_JOINTS} for numbered in (0, 1))

@@ -21,7 +21,7 @@ from ..skeleton import (
 from .arrays import arrays, load_array
 from .base import DatasetError, HandSequence
 from .files import DEFAULT_FPS
-from .tables import CSV_SEPARATORS, read_table, read_text, rows_numbered, shortened
+from .tables import read_table, read_text, rows_numbered, shortened, split_line
 
 ENDINGS: Final = (".npy", ".npz", ".csv")
 #: Joints of the hands that are known, in three dimensions.
@@ -95,7 +95,6 @@ def _checked(path: Path, loaded: NDArray) -> NDArray:
 def _csv(path: Path) -> NDArray:
     lines = read_text(path).splitlines()
     first = next((line for line in lines if line.strip()), "")
-    separator = next((s for s in CSV_SEPARATORS if s in first), None)
-    fields = first.strip().rstrip(separator).split(separator)
+    fields, separator = split_line(first)
     values = read_table(path, len(fields), separator, strict=True).values
     return values[:, 1:] if rows_numbered(fields) else values

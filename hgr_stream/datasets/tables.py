@@ -21,7 +21,6 @@ from .files import read_bytes
 #: SHREC'21 and '22 came through Unity, whose axes are left-handed with z away from the user: all
 #: their right hands fail the chirality test until z is turned (measured: 252 of 252 sequences).
 UNITY_TO_CANONICAL: Final = np.array([1.0, 1.0, -1.0], dtype=np.float32)
-CSV_SEPARATORS: Final = (",", ";")
 #: Of text: as numbers it takes several times that much memory.
 MAX_TEXT_BYTES: Final = 1 << 28
 #: Annotations of one sequence.
@@ -66,6 +65,12 @@ def shortened(numbers: list[int]) -> str:
     """Numbers for a note: the first few, then how many more."""
     shown = ", ".join(map(str, numbers[:5]))
     return shown if len(numbers) <= 5 else f"{shown} and {len(numbers) - 5} more"
+
+
+def split_line(line: str) -> tuple[list[str], str | None]:
+    """A line's fields, and what parts them: a comma, a semicolon, or (None) blanks."""
+    separator = next((s for s in (",", ";") if s in line), None)
+    return line.strip().rstrip(separator).split(separator), separator
 
 
 def read_table(path: Path, columns: int, separator: str | None, *, strict: bool = False) -> Table:
