@@ -15,7 +15,7 @@ from ..config import Config, Segmentation
 from ..datasets.base import DatasetError
 from ..datasets.convert import Format, Recording, open_recordings
 from .configured import model_and_config
-from .errors import errors_told
+from .errors import errors_told, needs
 from .numbers import Number
 from .rates import RATE_HELP, rate_of, rate_option, refuse_rate
 from .telling import tell, tell_left_out
@@ -300,15 +300,12 @@ def _draw(
     from ..training.online_evaluate import timeline
 
     try:
-        timeline(bundle, recording, played, picture, options)
-    except OSError as error:
-        raise click.ClickException(f"{picture}: {error.strerror or error}") from None
+        with errors_told(written=picture):
+            timeline(bundle, recording, played, picture, options)
     except ValueError as error:  # an ending that matplotlib does not know
         raise click.ClickException(f"{picture}: {error}") from None
-    except ImportError:
-        raise click.ClickException(
-            'a picture needs matplotlib: pip install "hgr-stream[train]"'
-        ) from None
+    except ImportError as error:
+        raise needs("a picture", error) from None
     tell(f"wrote {picture}")
 
 
